@@ -1,0 +1,17 @@
+"""Autoregressive text-to-image models, several times faster, drawing what they always drew."""
+
+from sjd2.config import DecodingConfig
+from sjd2.patching import accelerate, accelerated, decoding_stats, restore
+from sjd2.sampler import DecodingStats
+
+__version__ = "0.1.0"
+
+__all__ = [
+    "DecodingConfig",
+    "DecodingStats",
+    "__version__",
+    "accelerate",
+    "accelerated",
+    "decoding_stats",
+    "restore",
+]

@@ -1,0 +1,151 @@
+"""How to decode: validated, immutable settings."""
+
+from __future__ import annotations
+
+import difflib
+import operator
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, fields
+from functools import wraps
+from typing import Any, Literal, TypeVar, get_args
+
+from sjd2.kernels._dispatch import Backend
+from sjd2.kernels.types import Coupling, Start
+
+Method = Literal["auto", "sjd", "ar"]
+Verification = Literal["ratio", "gumbel"]
+
+_T = TypeVar("_T")
+_LARGEST_SEED = 2**63 - 1
+
+
+def nearest(name: str, known: Iterable[str]) -> str:
+    """A sentence that names the known option closest to a mistyped one, and all that exist."""
+    names = sorted(known)
+    close = difflib.get_close_matches(name, names, n=1, cutoff=0.5)
+    hint = f"did you mean {close[0]!r}? " if close else ""
+    return f"{hint}known are {', '.join(names)}"
+
+
+def _refuse_unknown_keys(cls: type[_T]) -> type[_T]:
+    """Let a dataclass name the nearest field when it is given one that it does not have."""
+    build: Callable[..., None] = cls.__init__
+    known = {field.name for field in fields(cls)}  # type: ignore[arg-type]
+
+    @wraps(build)
+    def checked(self: Any, **options: Any) -> None:
+        for name in options.keys() - known:
+            raise TypeError(f"unknown option {name!r}: {nearest(name, known)}")
+        build(self, **options)
+
+    cls.__init__ = checked  # type: ignore[assignment]
+    return cls
+
+
+@_refuse_unknown_keys
+@dataclass(frozen=True, kw_only=True)
+class DecodingConfig:
+    """How `generate` decodes an accelerated model.
+
+    Args:
+        method: "sjd" (speculative Jacobi decoding), "ar" (the same sampler, one token a forward) or
+            "auto" (the fastest that the model can do: today "sjd").
+        window: slots fed in one forward, at least 2, or "auto" (64; "ar" always uses 1).
+        verify: "ratio" (the probabilistic criterion) or "gumbel" (same-seed mode: the very tokens
+            that method "ar" draws from the same seed).
+        coupling: what becomes of unaccepted drafts under "ratio": "maximal" keeps each as often as
+            exactness allows, "independent" draws all of them again.
+        start: the draft of a position that enters the window: a "uniform" token, or "repeat" the
+            last one. It changes speed only.
+        backend: "auto", "triton" or "eager"; see `sjd2 info`.
+        seed: one int per image, or an int s meaning s, s + 1, ... for the images of a call, or None:
+            one draw from torch's default generator, so `torch.manual_seed` works as usual.
+        progress: show a bar of committed tokens with the tokens per forward.
+        trace: record the iteration at which every token was committed.
+
+    Raises:
+        TypeError: an unknown option; the message names the nearest known one.
+        ValueError: a value that is not allowed; the message says what is.
+    """
+
+    method: Method = "auto"
+    window: int | Literal["auto"] = "auto"
+    verify: Verification = "ratio"
+    coupling: Coupling = "maximal"
+    start: Start = "uniform"
+    backend: Backend = "auto"
+    seed: int | Sequence[int] | None = None
+    progress: bool = False
+    trace: bool = False
+
+    def __post_init__(self) -> None:
+        _one_of("method", self.method, Method)
+        _one_of("verify", self.verify, Verification)
+        _one_of("coupling", self.coupling, Coupling)
+        _one_of("start", self.start, Start)
+        _one_of("backend", self.backend, Backend)
+        for name in ("progress", "trace"):
+            if not isinstance(getattr(self, name), bool):
+                raise ValueError(f"{name}={getattr(self, name)!r}: must be True or False")
+        if self.window != "auto":
+            _check_window(self.window)
+        if self.seed is not None:
+            seeds = [self.seed] if isinstance(self.seed, int) else list(self.seed)
+            object.__setattr__(
+                self,
+                "seed",
+                checked_seed(seeds[0])
+                if isinstance(self.seed, int)
+                else tuple(map(checked_seed, seeds)),
+            )
+
+    def slots(self, length: int) -> int:
+        """Slots of the first window for pictures of `length` tokens."""
+        if self.method == "ar":
+            return 1
+        return min(64 if self.window == "auto" else self.window, length)
+
+
+def checked_seed(seed: object) -> int:
+    """The seed as an int in [0, 2^63).
+
+    Raises:
+        ValueError: it is no integer, or out of range.
+    """
+    try:
+        value = operator.index(seed)  # type: ignore[arg-type]
+    except TypeError:
+        value = -1
+    if isinstance(seed, bool) or not 0 <= value <= _LARGEST_SEED:
+        raise ValueError(f"seed={seed!r}: must be an integer from 0 to 2**63 - 1")
+    return value
+
+
+def seeds_for(seed: int | Sequence[int], images: int) -> list[int]:
+    """One seed per image of a call.
+
+    Args:
+        seed: an int s meaning s, s + 1, ..., or one seed per image.
+        images: how many the call draws.
+
+    Raises:
+        ValueError: a list of another length, or a seed out of range.
+    """
+    if isinstance(seed, Sequence):
+        if len(seed) != images:
+            raise ValueError(f"seed has {len(seed)} entries, but this call draws {images} images")
+        return [checked_seed(one) for one in seed]
+    return [checked_seed(checked_seed(seed) + image) for image in range(images)]
+
+
+def _one_of(name: str, value: object, choices: Any) -> None:
+    allowed = get_args(choices)
+    if value not in allowed:
+        raise ValueError(
+            f"{name}={value!r}: must be one of {', '.join(repr(choice) for choice in allowed)}"
+        )
+
+
+def _check_window(window: object) -> None:
+    if isinstance(window, bool) or not isinstance(window, int) or window < 2:
+        raise ValueError(f"window={window!r}: must be 'auto' or an integer of at least 2")

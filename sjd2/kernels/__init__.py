@@ -1,0 +1,25 @@
+"""The arithmetic of decoding as a handful of operations on tensors; no model is known here.
+
+Every operation has an eager twin of the same name and signature in `kernels/reference/`.
+"""
+
+from sjd2.kernels.kv_cache import kv_append, kv_truncate
+from sjd2.kernels.noisy_embed import denoise_step, noisy_embed
+from sjd2.kernels.types import Coupling, DraftKind, Rules, Start, Verdict, Verify, Window
+from sjd2.kernels.verify_window import first_window, verify_window
+
+__all__ = [
+    "Coupling",
+    "DraftKind",
+    "Rules",
+    "Start",
+    "Verdict",
+    "Verify",
+    "Window",
+    "denoise_step",
+    "first_window",
+    "kv_append",
+    "kv_truncate",
+    "noisy_embed",
+    "verify_window",
+]

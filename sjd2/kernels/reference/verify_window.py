@@ -1,0 +1,245 @@
+"""Eager twin of `verify_window`: read this to understand the kernel.
+
+One rule serves every column: keep its draft `x ~ q` with probability `min(1, p(x) / q(x))`, else draw
+from the residual `max(p - q, 0)`. Applied left to right until the first draft that is not kept it is
+speculative verification; applied to the columns behind, it is the maximal coupling of their drafts
+to this forward's `p`. So each column is decided once, and verification only counts how many leading
+drafts were kept.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import Protocol
+
+import torch
+from torch import Tensor
+
+from sjd2.kernels import _philox
+from sjd2.kernels._philox import Stream
+from sjd2.kernels.reference.target import target_log_probs
+from sjd2.kernels.types import Coupling, DraftKind, Rules, Start, Verdict, Window
+
+
+class Draws(Protocol):
+    """The randomness of one iteration. Tests replace it to enumerate every branch."""
+
+    def accept(self, log_ratio: Tensor) -> Tensor:
+        """True with probability `min(1, exp(log_ratio))`, per entry of a [B, W] tensor."""
+
+    def choose(self, log_weights: Tensor, rows: Tensor, columns: Tensor, stream: Stream) -> Tensor:
+        """One token from each of M unnormalised laws [M, V], standing at (rows, columns): [M]."""
+
+    def fresh(self, columns: Tensor, vocab_size: int) -> Tensor:
+        """One uniform token for each of the columns [B, W]: [B, W]."""
+
+
+class PhiloxDraws:
+    """The draws of the library: addressed by seed, position and iteration."""
+
+    def __init__(self, seed: Tensor, position: Tensor, iteration: int) -> None:
+        self.seed, self.position, self.iteration = seed, position, iteration
+
+    def accept(self, log_ratio: Tensor) -> Tensor:
+        """See `Draws`. Strict, with uniforms in (0, 1): probability zero is never accepted."""
+        positions = self.position[:, None] + torch.arange(log_ratio.shape[1]).to(self.position)
+        seeds = self.seed[:, None].expand_as(positions)
+        u = _philox.uniform(seeds, positions, self.iteration, Stream.ACCEPT).squeeze(-1)
+        return u.log() < log_ratio
+
+    def choose(self, log_weights: Tensor, rows: Tensor, columns: Tensor, stream: Stream) -> Tensor:
+        """See `Draws`. An exponential race, one addressed exponential per token."""
+        positions, vocab_size = self.position[rows] + columns, log_weights.shape[-1]
+        noise = _philox.gumbel(self.seed[rows], positions, self.iteration, stream, vocab_size)
+        return (log_weights + noise).argmax(dim=-1)
+
+    def fresh(self, columns: Tensor, vocab_size: int) -> Tensor:
+        """See `Draws`."""
+        positions = self.position[:, None] + columns
+        seeds = self.seed[:, None].expand_as(positions)
+        return _philox.uniform_token(seeds, positions, self.iteration, Stream.DRAFT, vocab_size)
+
+
+def verify_window(
+    logits: Tensor,
+    window: Window,
+    rules: Rules,
+    *,
+    seed: Tensor,
+    position: Tensor,
+    iteration: int,
+    length: int,
+    grammar: Tensor | None = None,
+) -> Verdict:
+    """Eager twin of `sjd2.kernels.verify_window`; see there for the arguments."""
+    forced = None if grammar is None else grammar_at(grammar, position, logits.shape[1])
+    log_p = target_log_probs(logits, rules, forced)
+    # Same-seed noise must not depend on when a column is decided, only on where it stands.
+    draws = PhiloxDraws(seed, position, 0 if rules.verify == "gumbel" else iteration)
+    return decide(log_p, window, rules, draws, position=position, length=length, grammar=grammar)
+
+
+def decide(
+    log_p: Tensor,
+    window: Window,
+    rules: Rules,
+    draws: Draws,
+    *,
+    position: Tensor,
+    length: int,
+    grammar: Tensor | None = None,
+) -> Verdict:
+    """Couple every column to its target, count the accepted run, slide the window.
+
+    Args:
+        log_p: float [B, W, V], this forward's target log-probabilities.
+        window: the drafts and their laws.
+        rules: `verify`, `coupling` and `start` are read.
+        draws: the randomness.
+        position: int64 [B], picture position of column 0.
+        length: tokens in a picture; columns beyond it are never committed.
+        grammar: int64 [length] or None, forced tokens, -1 where free.
+
+    Returns:
+        The verdict, with next iteration's window.
+    """
+    if rules.verify == "ratio":
+        tokens, kept = _couple(log_p, window, draws, rules.coupling)
+    else:
+        tokens = _same_seed(log_p, draws) if rules.verify == "gumbel" else log_p.argmax(dim=-1)
+        kept = tokens == window.tokens
+    run = kept.long().cumprod(dim=1).sum(dim=1)
+    committable = (length - position).clamp(min=0, max=log_p.shape[1])
+    accept_length = torch.minimum(run + 1, committable)
+    accepted = torch.minimum(run, committable)
+    slid = _slide(tokens, log_p, accept_length, rules.start, draws, position, grammar)
+    return Verdict(accept_length, accepted, tokens, slid)
+
+
+def _couple(
+    log_p: Tensor, window: Window, draws: Draws, coupling: Coupling
+) -> tuple[Tensor, Tensor]:
+    """Ratio verification. Returns every column's token and whether it is its draft, both [B, W]."""
+    log_p_draft = log_p.gather(-1, window.tokens.unsqueeze(-1)).squeeze(-1)
+    kept = draws.accept(log_p_draft - _log_q_of_draft(window, log_p.shape[-1]))
+    run = kept.long().cumprod(dim=1).sum(dim=1, keepdim=True)
+    columns = torch.arange(kept.shape[1], device=kept.device)
+    tokens = window.tokens.clone()
+    if coupling == "independent":
+        # SJD: behind the accepted run every column is drawn again, whatever its draft was worth.
+        rows, cols = _entries(columns > run)
+        fresh = draws.choose(log_p[rows, cols], rows, cols, Stream.DRAFT)
+        tokens[rows, cols] = torch.where((columns > run)[rows, cols], fresh, tokens[rows, cols])
+    rejected = ~kept if coupling == "maximal" else columns == run
+    rows, cols = _entries(rejected)
+    residual = _log_residual(log_p[rows, cols], _log_q(window, rows, cols, log_p.shape[-1]))
+    recovered = draws.choose(residual, rows, cols, Stream.RESIDUAL)
+    tokens[rows, cols] = torch.where(rejected[rows, cols], recovered, tokens[rows, cols])
+    return tokens, kept
+
+
+def _same_seed(log_p: Tensor, draws: Draws) -> Tensor:
+    """The token that sequential sampling with the same noise draws, for every column: [B, W]."""
+    batch, width, vocab_size = log_p.shape
+    rows = torch.arange(batch, device=log_p.device).repeat_interleave(width)
+    columns = torch.arange(width, device=log_p.device).repeat(batch)
+    chosen = draws.choose(log_p.reshape(-1, vocab_size), rows, columns, Stream.DRAFT)
+    return chosen.view(batch, width)
+
+
+def _log_q_of_draft(window: Window, vocab_size: int) -> Tensor:
+    """Log-probability of every draft under its own law, [B, W]."""
+    kinds, tokens = window.kinds, window.tokens
+    rows = torch.arange(tokens.shape[0], device=tokens.device)[:, None]
+    full = window.log_q[rows, _stored_at(window), tokens]
+    known = torch.where(kinds == DraftKind.UNIFORM, -math.log(vocab_size), 0.0).to(full)
+    return torch.where(kinds == DraftKind.FULL, full, known)
+
+
+def _log_q(window: Window, rows: Tensor, columns: Tensor, vocab_size: int) -> Tensor:
+    """The whole draft law of M columns, [M, V]."""
+    kinds = window.kinds[rows, columns].unsqueeze(-1)
+    full = window.log_q[rows, _stored_at(window)[rows, columns]]
+    token_ids = torch.arange(vocab_size, device=full.device)
+    one_hot = torch.where(token_ids == window.tokens[rows, columns].unsqueeze(-1), 0.0, -torch.inf)
+    known = torch.where(kinds == DraftKind.UNIFORM, -math.log(vocab_size), one_hot).to(full)
+    return torch.where(kinds == DraftKind.FULL, full, known)
+
+
+def _stored_at(window: Window) -> Tensor:
+    """Where `log_q` holds the law of every column, [B, W]; columns it never held are clamped."""
+    columns = torch.arange(window.tokens.shape[1], device=window.offset.device)
+    return (columns + window.offset[:, None]).clamp_(max=window.log_q.shape[1] - 1)
+
+
+def _log_residual(log_p: Tensor, log_q: Tensor) -> Tensor:
+    """`log max(p - q, 0)`, unnormalised; `log p` where rounding left nothing of a residual."""
+    residual = (log_p.exp() - log_q.exp()).clamp_(min=0).log()
+    exhausted = residual.amax(dim=-1, keepdim=True) == -torch.inf
+    return torch.where(exhausted, log_p, residual)
+
+
+def _slide(
+    tokens: Tensor,
+    log_p: Tensor,
+    accept_length: Tensor,
+    start: Start,
+    draws: Draws,
+    position: Tensor,
+    grammar: Tensor | None,
+) -> Window:
+    """Drop the committed columns and let as many new ones in. Laws stay where they are."""
+    width, vocab_size = log_p.shape[1:]
+    source = torch.arange(width, device=tokens.device) + accept_length[:, None]
+    is_new = source >= width
+    # Clamping repeats the last column's token, which is what `start="repeat"` enters with.
+    drafts = tokens.gather(1, source.clamp(max=width - 1))
+    entering_kind = DraftKind.ONEHOT
+    if start == "uniform":
+        drafts = torch.where(is_new, draws.fresh(source, vocab_size), drafts)
+        entering_kind = DraftKind.UNIFORM
+    kinds = torch.where(is_new, int(entering_kind), int(DraftKind.FULL))
+    kinds = kinds.to(torch.uint8)
+    return _force(Window(drafts, kinds, log_p, accept_length), position + accept_length, grammar)
+
+
+def first_window(
+    seed: Tensor, width: int, vocab_size: int, *, grammar: Tensor | None = None
+) -> Window:
+    """Eager twin of `sjd2.kernels.first_window`; see there for the arguments."""
+    position = torch.zeros_like(seed)
+    columns = torch.arange(width, device=seed.device).expand(seed.shape[0], -1)
+    drafts = PhiloxDraws(seed, position, iteration=0).fresh(columns, vocab_size)
+    kinds = torch.full_like(drafts, int(DraftKind.UNIFORM), dtype=torch.uint8)
+    no_law = torch.zeros(seed.shape[0], 1, vocab_size, device=seed.device)
+    return _force(Window(drafts, kinds, no_law, position), position, grammar)
+
+
+def _force(window: Window, position: Tensor, grammar: Tensor | None) -> Window:
+    """Put the tokens that the grammar fixes into their columns."""
+    if grammar is None:
+        return window
+    forced = grammar_at(grammar, position, window.tokens.shape[1])
+    drafts = torch.where(forced >= 0, forced, window.tokens)
+    kinds = window.kinds.masked_fill(forced >= 0, int(DraftKind.ONEHOT))
+    return window._replace(tokens=drafts, kinds=kinds)
+
+
+def grammar_at(grammar: Tensor, position: Tensor, width: int) -> Tensor:
+    """Forced tokens of `width` columns from `position` [B] on: [B, width], -1 where free."""
+    at = position[:, None] + torch.arange(width, device=position.device)
+    inside = at < grammar.shape[0]
+    return torch.where(inside, grammar[at.clamp(max=grammar.shape[0] - 1)], -1)
+
+
+def _entries(mask: Tensor) -> tuple[Tensor, Tensor]:
+    """Rows and columns of the set entries, or of a superset of them.
+
+    Work is saved by listing them on a CPU. A GPU would have to tell the host how many there are, so
+    there every entry is listed, and the caller masks what it writes.
+    """
+    if mask.device.type == "cpu":
+        rows, columns = mask.nonzero(as_tuple=True)
+        return rows, columns
+    flat = torch.arange(mask.numel(), device=mask.device)
+    return flat // mask.shape[1], flat % mask.shape[1]

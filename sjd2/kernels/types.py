@@ -1,0 +1,82 @@
+"""The nouns that the operations share: draft kinds, windows, rules and verdicts.
+
+A window has `W` slots, the tokens fed in one forward, and `W` columns, what that forward predicts:
+column `j` is the picture position that slot `j`'s logits predict. Slot 0 holds the last committed
+token and slot `j + 1` holds the draft of column `j`. The last column's draft is fed in no slot; it
+can be verified all the same, since its `p` depends on the columns before it only.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from enum import IntEnum
+from typing import Literal, NamedTuple
+
+from torch import Tensor
+
+Verify = Literal["ratio", "gumbel", "greedy"]
+Coupling = Literal["maximal", "independent"]
+Start = Literal["uniform", "repeat"]
+
+
+class DraftKind(IntEnum):
+    """Where a column's draft came from, that is: which draft distribution `q` it has."""
+
+    FULL = 0  # drawn from a stored law, `Window.log_q`
+    UNIFORM = 1  # drawn uniformly from the vocabulary
+    ONEHOT = 2  # a token of unknown law: copied, or forced by the grammar
+
+
+class Window(NamedTuple):
+    """The drafts of a batch of windows and the laws they were drawn from.
+
+    `log_q` is last iteration's target, kept where it was computed: column `j` of row `b` finds its
+    law at `log_q[b, j + offset[b]]`, so sliding a window moves no distribution.
+    """
+
+    tokens: Tensor  # int64 [B, W], the draft of every column
+    kinds: Tensor  # uint8 [B, W], DraftKind
+    log_q: Tensor  # float [B, W', V]; read where the kind is FULL only
+    offset: Tensor  # int64 [B]
+
+    def narrow(self, width: int) -> Window:
+        """The first `width` columns, for a picture that ends inside the window."""
+        return self._replace(tokens=self.tokens[:, :width], kinds=self.kinds[:, :width])
+
+    def keep_rows(self, rows: Tensor) -> Window:
+        """The given rows, int64 [B']."""
+        return Window(*(tensor[rows] for tensor in self))
+
+
+@dataclass(frozen=True)
+class Rules:
+    """What turns logits into the target distribution `p`, and drafts into committed tokens.
+
+    Attributes:
+        guidance_scale: classifier-free guidance `u + s (c - u)`; 1 means that no unconditional
+            rows are fed.
+        temperature: divides the logits, > 0.
+        top_k: keep the `k` largest logits, ties kept; 0 keeps all.
+        top_p: keep the smallest set of tokens with this much probability, ties kept; 1 keeps all.
+        verify: "ratio" (accept with `min(1, p / q)`), "gumbel" (noise fixed per seed, position and
+            token: the draw of token-by-token decoding) or "greedy".
+        coupling: what becomes of unaccepted drafts under "ratio": "maximal" or "independent".
+        start: the draft of a column that enters the window.
+    """
+
+    guidance_scale: float = 1.0
+    temperature: float = 1.0
+    top_k: int = 0
+    top_p: float = 1.0
+    verify: Verify = "ratio"
+    coupling: Coupling = "maximal"
+    start: Start = "uniform"
+
+
+class Verdict(NamedTuple):
+    """What one iteration decided."""
+
+    accept_length: Tensor  # int64 [B], tokens committed: the accepted drafts and one recovered
+    accepted: Tensor  # int64 [B], drafts kept among those
+    tokens: Tensor  # int64 [B, W], every column's token; the first `accept_length` are committed
+    window: Window  # the window of the next iteration

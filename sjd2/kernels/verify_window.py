@@ -1,0 +1,74 @@
+"""`first_window` and `verify_window`: from logits and drafts to committed tokens and new drafts."""
+
+from __future__ import annotations
+
+from torch import Tensor
+
+from sjd2.kernels import reference
+from sjd2.kernels.types import Rules, Verdict, Window
+
+
+def verify_window(
+    logits: Tensor,
+    window: Window,
+    rules: Rules,
+    *,
+    seed: Tensor,
+    position: Tensor,
+    iteration: int,
+    length: int,
+    grammar: Tensor | None = None,
+) -> Verdict:
+    """Decide every column of a batch of windows and slide each by its own accept length.
+
+    Committed tokens follow the target distribution of `logits` exactly, whatever the drafts were,
+    as long as each draft really has the law that `window` states for it.
+
+    Args:
+        logits: [R, W, V], any float dtype; slot `j`'s logits predict picture position
+            `position + j`. R = B, or 2 B with guidance, conditional rows first.
+        window: the drafts of the B x W columns and their laws.
+        rules: guidance, temperature, top-k, top-p, verification, coupling, start.
+        seed: int64 [B], one per picture.
+        position: int64 [B], picture position of column 0, in [0, length].
+        iteration: number of this forward, from 1; makes fresh randomness under "ratio".
+        length: tokens in a picture. Columns at or beyond it are never committed.
+        grammar: int64 [length] or None; forced tokens, -1 where a position is free.
+
+    Returns:
+        `Verdict`: accept lengths in [1, W] (0 for a finished row), tokens, the next window.
+
+    RNG: counter-addressed Philox, streams DRAFT, ACCEPT and RESIDUAL; no global generator.
+    Sync: none on a GPU.
+    Reference: `kernels/reference/verify_window.py`.
+    Source: Leviathan et al. 2023 (criterion); Teng et al. 2024, arXiv 2410.01699 (SJD); maximal
+        coupling of the unaccepted drafts as described in arXiv 2510.08994 and its peers.
+    """
+    return reference.verify_window(
+        logits,
+        window,
+        rules,
+        seed=seed,
+        position=position,
+        iteration=iteration,
+        length=length,
+        grammar=grammar,
+    )
+
+
+def first_window(
+    seed: Tensor, width: int, vocab_size: int, *, grammar: Tensor | None = None
+) -> Window:
+    """The window that a picture starts with: uniform drafts, forced tokens in their places.
+
+    Args:
+        seed: int64 [B], one per picture.
+        width: columns, at least 1.
+        vocab_size: image tokens.
+        grammar: int64 [length] or None; forced tokens, -1 where a position is free.
+
+    RNG: counter-addressed Philox, stream DRAFT at iteration 0.
+    Sync: none.
+    Reference: `kernels/reference/verify_window.py`.
+    """
+    return reference.first_window(seed, width, vocab_size, grammar=grammar)

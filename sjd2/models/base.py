@@ -1,0 +1,116 @@
+"""What the sampler needs of a model: the protocol that every family implements.
+
+A family turns a Hugging Face model into an embedding table, a forward, an image head and a grammar.
+It knows nothing of windows or verification; the sampler knows no family by name.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+import torch
+from torch import Tensor
+from transformers import Cache
+
+# (input_ids int64 [N, L], scores float [N, V]) -> scores, as transformers' logits processors.
+LogitsProcessor = Callable[[Tensor, Tensor], Tensor]
+
+
+@dataclass(frozen=True)
+class Prompt:
+    """The contexts that pictures are drawn under, one row per image.
+
+    With guidance there are twice as many rows: all conditional ones, then all unconditional ones.
+    """
+
+    embeddings: Tensor  # float [R, L, D], every row's own tokens first, padding behind
+    lengths: Tensor  # int64 [R], tokens of every row, at least 1
+    ids: Tensor  # int64 [B, L], conditional rows left-padded, as logits processors see prompts
+    pad_id: int  # what they are padded with
+
+
+@dataclass(frozen=True)
+class Sampling:
+    """What `generate` was asked to do to the logits."""
+
+    do_sample: bool
+    temperature: float = 1.0
+    top_k: int = 0
+    top_p: float = 1.0
+    guidance_scale: float = 1.0
+    processors: tuple[LogitsProcessor, ...] = ()
+
+
+@dataclass(frozen=True)
+class Request:
+    """A call of `generate`, understood and checked."""
+
+    prompt: Prompt
+    sampling: Sampling
+    images: int
+    finish: Callable[[Tensor], Any]  # tokens int64 [B, N] -> what `generate` returns
+
+
+class ImageModel(Protocol):
+    """A family: one model class of transformers, seen as a drawer of image tokens."""
+
+    vocab_size: int  # image tokens; ids here run from 0 to vocab_size - 1
+    length: int  # tokens in a picture
+    row_width: int  # tokens in a row of the picture
+    grammar: Tensor | None  # int64 [length], forced token of every position, -1 where free
+
+    def request(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Request | None:
+        """Understand the arguments of `generate`; None where the model's own must answer.
+
+        Raises:
+            ValueError: an argument that cannot be honoured, before any forward.
+        """
+
+    def embedding_table(self) -> Tensor:
+        """Input embedding of every image token, [V, D]."""
+
+    def hidden(self, embeddings: Tensor, positions: Tensor, mask: Tensor, cache: Cache) -> Tensor:
+        """One causal forward of the backbone.
+
+        Args:
+            embeddings: [R, W, D].
+            positions: int64 [R, W].
+            mask: bool [R, 1, W, S], True where a slot sees a cache entry.
+            cache: takes the window's keys and values.
+
+        Returns:
+            [R, W, D'], last hidden states.
+        """
+
+    def logits(self, hidden: Tensor) -> Tensor:
+        """The image head, over image tokens only: [R, W, V]."""
+
+
+def mask_for(config: Any, mask: Tensor, dtype: torch.dtype) -> Tensor:
+    """The mask in the form that a model's attention takes.
+
+    A boolean mask is right for SDPA but would silently be *added* by eager attention.
+
+    Args:
+        config: the text model's configuration, asked for its attention implementation.
+        mask: bool [R, 1, W, S], True where a slot sees an entry.
+        dtype: of the hidden states.
+
+    Returns:
+        [R, 1, W, S], bool for SDPA, additive for eager attention.
+
+    Raises:
+        ValueError: an attention implementation that takes no mask of one's own.
+    """
+    implementation = config._attn_implementation
+    if implementation == "sdpa":
+        return mask
+    if implementation == "eager":
+        hidden = torch.zeros((), dtype=dtype, device=mask.device)
+        return torch.where(mask, hidden, torch.finfo(dtype).min)
+    raise ValueError(
+        f"attn_implementation={implementation!r} takes no per-row mask; load the model with "
+        "attn_implementation='sdpa' or 'eager'"
+    )

@@ -1,0 +1,6 @@
+"""Windows over any `ImageModel`: the decode loop, its cache, its state and its account."""
+
+from sjd2.sampler.decode import decode
+from sjd2.sampler.stats import DecodingStats
+
+__all__ = ["DecodingStats", "decode"]

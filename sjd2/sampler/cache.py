@@ -1,0 +1,83 @@
+"""A preallocated KV cache in which every row has a length of its own."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor
+from transformers import Cache
+
+from sjd2.kernels import kv_append, kv_truncate
+
+
+class WindowCache(Cache):  # type: ignore[misc]
+    """Keys and values of the prefix, with room for one window behind every row.
+
+    A window is written at each row's own length and most of it is thrown away again; throwing away
+    is a move of `lengths`, because the next window overwrites what no mask shows any more.
+
+    Args:
+        rows: rows of the batch, guidance rows included.
+        capacity: entries that a row has room for, the longest window included.
+        device: of `lengths`; keys and values come to be on the model's devices, as they are written.
+    """
+
+    def __init__(self, rows: int, capacity: int, device: torch.device) -> None:
+        super().__init__(layers=[])
+        self.capacity = capacity
+        self.lengths = torch.zeros(rows, dtype=torch.int64, device=device)
+        self.keys: list[Tensor] = []
+        self.values: list[Tensor] = []
+        # Host-side bound on the longest row and window: attention reads no further.
+        self._longest = 0
+        self._extent = 0
+
+    def open_window(self, width: int) -> tuple[Tensor, Tensor]:
+        """Prepare to write `width` entries behind every row.
+
+        Returns:
+            Position ids, int64 [R, W], and the mask, bool [R, 1, W, S]: a slot sees its row's
+            prefix, the slots before it and itself.
+        """
+        self._extent = min(self._longest + width, self.capacity)
+        slots = torch.arange(width, device=self.lengths.device)
+        positions = self.lengths[:, None] + slots
+        entries = torch.arange(self._extent, device=self.lengths.device)
+        return positions, (entries <= positions[..., None]).unsqueeze(1)
+
+    def update(
+        self, key_states: Tensor, value_states: Tensor, layer_idx: int, *args: Any, **kwargs: Any
+    ) -> tuple[Tensor, Tensor]:
+        """Write a layer's window [R, H, W, D]; return all that attention may read, [R, H, S, D]."""
+        if layer_idx == len(self.keys):
+            # Zeros, not garbage: a masked NaN is still a NaN in the weighted sum.
+            self.keys.append(_room(key_states, self.capacity))
+            self.values.append(_room(value_states, self.capacity))
+        keys, values = self.keys[layer_idx], self.values[layer_idx]
+        kv_append(keys, values, key_states, value_states, self.lengths.to(keys.device))
+        return keys[:, :, : self._extent], values[:, :, : self._extent]
+
+    def advance(self, accept_length: Tensor) -> None:
+        """Keep the first `accept_length` [R] entries of the window just written."""
+        kv_truncate(self.lengths, accept_length)
+        self._longest = self._extent
+
+    def measure(self, longest: int) -> None:
+        """Tell the host the length of the longest row, where it has been read anyway."""
+        self._longest = longest
+
+    def keep_rows(self, rows: Tensor) -> None:
+        """Drop all other rows; `rows` is int64 [R']."""
+        self.lengths = self.lengths[rows]
+        self.keys = [keys[rows.to(keys.device)] for keys in self.keys]
+        self.values = [values[rows.to(values.device)] for values in self.values]
+
+    def get_seq_length(self, layer_idx: int = 0) -> int:
+        """Upper bound on the tokens in the longest row; masks and positions come from us."""
+        return self._longest
+
+
+def _room(states: Tensor, capacity: int) -> Tensor:
+    rows, heads, _, dimensions = states.shape
+    return states.new_zeros(rows, heads, capacity, dimensions)

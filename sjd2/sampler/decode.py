@@ -1,0 +1,146 @@
+"""The decode loop: speculative Jacobi decoding of a batch of pictures.
+
+One iteration, for every row of the batch at its own pace:
+
+1. one causal forward feeds the window behind the cached prefix; each slot predicts a column;
+2. verify left to right: drafts are kept with the probabilistic criterion, the first one that is not
+   is recovered from the residual;
+3. refine every unaccepted draft towards this forward's prediction;
+4. slide: drop what was committed, let as many fresh drafts in.
+
+Steps 2 to 4 are one operation, `verify_window`. Method "ar" is the same loop with one slot.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+from dataclasses import replace
+
+import torch
+from torch import Tensor
+from tqdm.auto import tqdm
+
+from sjd2.config import DecodingConfig
+from sjd2.kernels import Rules, noisy_embed, verify_window
+from sjd2.kernels._dispatch import select
+from sjd2.kernels.reference.target import guide
+from sjd2.models.base import ImageModel, Prompt, Request, Sampling
+from sjd2.sampler.state import DecodingState
+from sjd2.sampler.stats import DecodingStats, Recorder
+
+# On a GPU the host asks this seldom whether rows are finished, so as not to wait for the device.
+_SETTLE_EVERY = 4
+
+
+@torch.no_grad()
+def decode(
+    model: ImageModel, request: Request, config: DecodingConfig, seeds: Sequence[int]
+) -> tuple[Tensor, DecodingStats]:
+    """Draw the pictures of a request.
+
+    Args:
+        model: the family behind its protocol.
+        request: prompts and what is done to the logits.
+        config: how to decode.
+        seeds: one per picture. A picture depends on its prompt, its seed and the settings alone.
+
+    Returns:
+        Image tokens, int64 [B, length], and what it took to draw them.
+
+    RNG: counter-addressed by seed; no global generator is touched.
+    Sync: on a GPU, one small read every few forwards.
+    """
+    started = time.perf_counter()
+    backend = select(config.backend)
+    prompt, sampling = request.prompt, request.sampling
+    rules = _rules(config, sampling)
+    state = DecodingState(model, prompt, list(seeds), config.slots(model.length))
+    recorder = Recorder(len(seeds), model.length, trace=config.trace)
+    table = model.embedding_table()
+    first_slot = _prefill(model, prompt, state)
+    settle_every = 1 if prompt.embeddings.device.type == "cpu" else _SETTLE_EVERY
+
+    with tqdm(total=len(seeds) * model.length, unit="tok", disable=not config.progress) as bar:
+        while state.drawing:
+            slots = noisy_embed(state.fed_tokens(), table, copies=state.copies)
+            if state.iteration == 1:
+                slots = torch.cat((first_slot, slots[:, 1:]), dim=1)
+            logits = model.logits(_forward(model, slots, state))
+            if sampling.processors:
+                logits = _process(logits, state, prompt, sampling)
+            verdict = verify_window(
+                logits,
+                state.window,
+                rules,
+                seed=state.seed,
+                position=state.position,
+                iteration=state.iteration,
+                length=model.length,
+                grammar=model.grammar,
+            )
+            recorder.record(state.rows, verdict)
+            state.commit(verdict)
+            if recorder.iterations % settle_every == 0:
+                finished = len(seeds) - len(state.rows)
+                committed = sum(state.settle()) + finished * model.length
+                bar.set_postfix_str(f"{committed / recorder.iterations:.1f} tokens per forward")
+                bar.update(committed - bar.n)
+
+    stats = recorder.stats(
+        config, backend.name, int(prompt.embeddings.shape[1] > 1), time.perf_counter() - started
+    )
+    return state.tokens[:, : model.length], stats
+
+
+def _rules(config: DecodingConfig, sampling: Sampling) -> Rules:
+    """What the settings of the call and of the decoder come to."""
+    rules = Rules(
+        guidance_scale=1.0 if sampling.processors else sampling.guidance_scale,
+        temperature=sampling.temperature,
+        top_k=sampling.top_k,
+        top_p=sampling.top_p,
+        verify=config.verify if sampling.do_sample else "greedy",
+        coupling=config.coupling,
+        start=config.start,
+    )
+    # Token by token there is nothing to verify, and same-seed noise makes it the twin of "gumbel".
+    is_sequential = config.method == "ar" and sampling.do_sample
+    return replace(rules, verify="gumbel") if is_sequential else rules
+
+
+def _prefill(model: ImageModel, prompt: Prompt, state: DecodingState) -> Tensor:
+    """Cache the prompts but for their last token, which is slot 0 of the first window: [R, 1, D]."""
+    width = prompt.embeddings.shape[1] - 1
+    if width:
+        _forward(model, prompt.embeddings[:, :width], state)
+        state.cache.advance(prompt.lengths - 1)
+    rows = torch.arange(prompt.embeddings.shape[0], device=prompt.lengths.device)
+    return prompt.embeddings[rows, prompt.lengths - 1].unsqueeze(1)
+
+
+def _forward(model: ImageModel, slots: Tensor, state: DecodingState) -> Tensor:
+    """Feed slots [R, W, D] behind every row's prefix; their last hidden states."""
+    positions, mask = state.cache.open_window(slots.shape[1])
+    return model.hidden(slots, positions, mask, state.cache)
+
+
+def _process(logits: Tensor, state: DecodingState, prompt: Prompt, sampling: Sampling) -> Tensor:
+    """Run the user's logits processors on every column, each behind its own prefix.
+
+    A processor sees what it sees in transformers: rows of (prompt, committed tokens, drafts before
+    the column), padded on the left, and the guided logits of that column.
+    """
+    guided = guide(logits, sampling.guidance_scale)
+    prompts = prompt.ids[state.rows]
+    drawn = state.tokens[state.rows].scatter(1, state.columns(), state.window.tokens)
+    texts = torch.cat((prompts, drawn), dim=1)
+    ends = prompts.shape[1] + state.columns()
+    longest = int(ends.max())
+    at = torch.arange(longest, device=ends.device) - longest + ends[..., None]
+    rows = torch.arange(len(texts), device=ends.device)[:, None, None]
+    prefixes = torch.where(at >= 0, texts[rows, at.clamp(min=0)], prompt.pad_id).flatten(0, 1)
+    scores = guided.flatten(0, 1)
+    for processor in sampling.processors:
+        scores = processor(prefixes, scores)
+    return scores.view_as(guided)

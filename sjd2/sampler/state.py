@@ -1,0 +1,96 @@
+"""Where every picture of a batch stands: committed tokens, window, cache, seed."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from sjd2.kernels import Verdict, Window, first_window
+from sjd2.models.base import ImageModel, Prompt
+from sjd2.sampler.cache import WindowCache
+
+# Below this share of unfinished rows, copying them together is cheaper than carrying the others.
+_WORTH_KEEPING = 0.75
+
+
+class DecodingState:
+    """The pictures being drawn. Tensors hold a row per *unfinished* picture, but for `tokens`.
+
+    Args:
+        model: gives vocabulary, picture length and grammar.
+        prompt: gives rows and the room that the prefix needs.
+        seeds: one per picture.
+        width: slots of the first window.
+    """
+
+    def __init__(self, model: ImageModel, prompt: Prompt, seeds: list[int], width: int) -> None:
+        device, images = prompt.embeddings.device, len(seeds)
+        self.length = model.length
+        self.rows = torch.arange(images, device=device)
+        self.seed = torch.tensor(seeds, dtype=torch.int64, device=device)
+        self.position = torch.zeros_like(self.rows)
+        self.last = torch.zeros_like(self.rows)
+        self.window: Window = first_window(
+            self.seed, width, model.vocab_size, grammar=model.grammar
+        )
+        # A window may overrun the picture, so there is room for one behind it.
+        self.tokens = torch.zeros(images, model.length + width, dtype=torch.int64, device=device)
+        self.copies = prompt.embeddings.shape[0] // images
+        room = prompt.embeddings.shape[1] + model.length + width
+        self.cache = WindowCache(self.copies * images, room, device)
+        self.iteration = 1
+
+    @property
+    def width(self) -> int:
+        """Slots of the next window."""
+        return self.window.tokens.shape[1]
+
+    @property
+    def drawing(self) -> bool:
+        """Whether any picture is unfinished, as far as the host has been told."""
+        return self.rows.numel() > 0
+
+    def fed_tokens(self) -> Tensor:
+        """Tokens of the slots, int64 [B, W]: the last committed one, then the drafts."""
+        return torch.cat((self.last[:, None], self.window.tokens[:, :-1]), dim=1)
+
+    def columns(self) -> Tensor:
+        """Picture positions of the columns, int64 [B, W]."""
+        return self.position[:, None] + torch.arange(self.width, device=self.position.device)
+
+    def commit(self, verdict: Verdict) -> None:
+        """Commit every row's own accept length; nothing is read back to the host."""
+        accepted = verdict.accept_length
+        # Columns that are not committed are written too: the next window overwrites them.
+        self.tokens[self.rows[:, None], self.columns()] = verdict.tokens
+        newest = verdict.tokens.gather(1, (accepted - 1).clamp(min=0)[:, None]).squeeze(1)
+        self.last = torch.where(accepted > 0, newest, self.last)
+        self.position = self.position + accepted
+        self.window = verdict.window
+        self.cache.advance(accepted.repeat(self.copies))
+        self.iteration += 1
+
+    def settle(self) -> list[int]:
+        """Read the positions: let finished rows leave and cut the window to what remains.
+
+        Returns:
+            Committed tokens of every unfinished picture before the call.
+
+        Sync: reads two small tensors from the device.
+        """
+        positions = self.position.tolist()
+        unfinished = [row for row, at in enumerate(positions) if at < self.length]
+        if len(unfinished) <= _WORTH_KEEPING * len(positions):
+            self._keep_rows(torch.tensor(unfinished, dtype=torch.int64, device=self.rows.device))
+        if unfinished:
+            remaining = self.length - min(positions)
+            self.window = self.window.narrow(min(self.width, remaining))
+            self.cache.measure(int(self.cache.lengths.max()))
+        return positions
+
+    def _keep_rows(self, rows: Tensor) -> None:
+        everyone = len(self.rows)
+        self.rows, self.seed = self.rows[rows], self.seed[rows]
+        self.position, self.last = self.position[rows], self.last[rows]
+        self.window = self.window.keep_rows(rows)
+        self.cache.keep_rows(torch.cat([rows + everyone * copy for copy in range(self.copies)]))

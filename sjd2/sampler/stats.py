@@ -1,0 +1,140 @@
+"""What a call of `generate` took: forwards, accept lengths, seconds."""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from sjd2.config import DecodingConfig
+from sjd2.kernels import Verdict
+
+
+@dataclass(frozen=True)
+class DecodingStats:
+    """The account of one call. `print(stats)` shows a small table.
+
+    Attributes:
+        method: "sjd" or "ar".
+        backend: the implementation of the operations that ran.
+        images: pictures drawn.
+        tokens: image tokens committed, over all pictures.
+        forward_passes: per image, the window forwards (NFE) until its last token was committed.
+        total_forward_passes: forwards of the batch.
+        prefill_passes: forwards that only cached the prompts; not counted as `forward_passes`.
+        accepted: drafts kept, over all pictures.
+        recovered: tokens drawn after the last kept draft, over all pictures.
+        accept_lengths: per image, the tokens committed by each of its forwards.
+        seconds: wall clock of the sampler, prefill included, pixels excluded.
+        committed_at: per image and token, the forward (from 1) that committed it; with
+            `trace=True` only.
+    """
+
+    method: str
+    backend: str
+    images: int
+    tokens: int
+    forward_passes: tuple[int, ...]
+    total_forward_passes: int
+    prefill_passes: int
+    accepted: int
+    recovered: int
+    accept_lengths: tuple[tuple[int, ...], ...]
+    seconds: float
+    committed_at: tuple[tuple[int, ...], ...] | None = None
+
+    @property
+    def tokens_per_forward(self) -> float:
+        """Committed tokens / NFE, of the average picture."""
+        return self.tokens / sum(self.forward_passes)
+
+    @property
+    def step_compression(self) -> float:
+        """NFE of token-by-token decoding / NFE of this decoding, for the same tokens."""
+        # Token by token, a picture takes as many forwards as it has tokens.
+        return self.tokens_per_forward
+
+    def to_dict(self) -> dict[str, Any]:
+        """Everything as plain JSON-ready values."""
+        return {
+            **asdict(self),
+            "tokens_per_forward": self.tokens_per_forward,
+            "step_compression": self.step_compression,
+        }
+
+    def __str__(self) -> str:
+        mean_forwards = sum(self.forward_passes) / self.images
+        rows = {
+            "method": self.method,
+            "images": f"{self.images} ({self.tokens} tokens)",
+            "forwards per image": f"{mean_forwards:.1f}",
+            "forwards of the batch": f"{self.total_forward_passes} + {self.prefill_passes} prefill",
+            "tokens per forward": f"{self.tokens_per_forward:.2f}",
+            "step compression": f"{self.step_compression:.2f}x",
+            "accepted / recovered": f"{self.accepted} / {self.recovered}",
+            "seconds": f"{self.seconds:.2f}",
+            "kernels": self.backend,
+        }
+        width = max(map(len, rows))
+        return "\n".join(f"{name:<{width}}  {value}" for name, value in rows.items())
+
+
+class Recorder:
+    """Collects verdicts on the device; reads them once, at the end.
+
+    Args:
+        images: pictures of the call.
+        length: tokens in a picture.
+        trace: also keep the iteration at which every token was committed.
+    """
+
+    def __init__(self, images: int, length: int, *, trace: bool) -> None:
+        self.images, self.length, self.trace = images, length, trace
+        self.iterations = 0
+        self._rows: list[Tensor] = []
+        self._accept_lengths: list[Tensor] = []
+        self._accepted: list[Tensor] = []
+
+    def record(self, rows: Tensor, verdict: Verdict) -> None:
+        """Note one iteration of the given images [B]."""
+        self.iterations += 1
+        self._rows.append(rows)
+        self._accept_lengths.append(verdict.accept_length)
+        self._accepted.append(verdict.accepted)
+
+    def stats(
+        self, config: DecodingConfig, backend: str, prefill_passes: int, seconds: float
+    ) -> DecodingStats:
+        """Sum up.
+
+        Sync: reads everything recorded.
+        """
+        lengths: list[list[int]] = [[] for _ in range(self.images)]
+        for rows, accept_length in zip(self._rows, self._accept_lengths, strict=True):
+            for row, tokens in zip(rows.tolist(), accept_length.tolist(), strict=True):
+                if tokens:
+                    lengths[row].append(tokens)
+        accepted = int(torch.cat(self._accepted).sum())
+        tokens = self.images * self.length
+        return DecodingStats(
+            method="ar" if config.method == "ar" else "sjd",
+            backend=backend,
+            images=self.images,
+            tokens=tokens,
+            forward_passes=tuple(map(len, lengths)),
+            total_forward_passes=self.iterations,
+            prefill_passes=prefill_passes,
+            accepted=accepted,
+            recovered=tokens - accepted,
+            accept_lengths=tuple(map(tuple, lengths)),
+            seconds=seconds,
+            committed_at=tuple(map(_committed_at, lengths)) if self.trace else None,
+        )
+
+
+def _committed_at(accept_lengths: list[int]) -> tuple[int, ...]:
+    """The forward that committed each token, from the tokens that each forward committed."""
+    forwards = enumerate(accept_lengths, start=1)
+    return tuple(forward for forward, tokens in forwards for _ in range(tokens))
