@@ -38,7 +38,7 @@ def _refuse_unknown_keys(cls: type[_T]) -> type[_T]:
             raise TypeError(f"unknown option {name!r}: {nearest(name, known)}")
         build(self, **options)
 
-    cls.__init__ = checked  # type: ignore[assignment]
+    cls.__init__ = checked  # type: ignore[method-assign]
     return cls
 
 
@@ -58,8 +58,8 @@ class DecodingConfig:
         start: the draft of a position that enters the window: a "uniform" token, or "repeat" the
             last one. It changes speed only.
         backend: "auto", "triton" or "eager"; see `sjd2 info`.
-        seed: one int per image, or an int s meaning s, s + 1, ... for the images of a call, or None:
-            one draw from torch's default generator, so `torch.manual_seed` works as usual.
+        seed: one int per image, or an int s meaning s, s + 1, ... for the images of a call, or
+            None: one draw from torch's default generator, so `torch.manual_seed` works as usual.
         progress: show a bar of committed tokens with the tokens per forward.
         trace: record the iteration at which every token was committed.
 

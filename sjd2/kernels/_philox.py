@@ -1,11 +1,11 @@
 """Counter-addressed random numbers: every draw has an address, and no generator has a state.
 
-A draw is `philox4x32_10(key = seed, counter = (token, position, iteration, stream))`. What a picture
-receives therefore depends on its own seed and on where in the picture the draw is made, never on the
-batch around it, on the order of evaluation, or on a global generator.
+A draw is `philox4x32_10(key = seed, counter = (token, position, iteration, stream))`. What a
+picture receives therefore depends on its own seed and on where in the picture the draw is made,
+never on the batch around it, on the order of evaluation, or on a global generator.
 
 Counter layout, four 32-bit words: c0 = token // 2, c1 = position, c2 = iteration, c3 = stream.
-One block holds four words, that is two 64-bit uniforms: those of an even token and its odd neighbour.
+One block holds four words, that is two 64-bit uniforms: an even token's and its odd neighbour's.
 
 Source: Salmon et al., "Parallel Random Numbers: As Easy as 1, 2, 3" (SC 2011); checked in the tests
 against the known answers that the authors publish with Random123.

@@ -61,7 +61,7 @@ class ImageModel(Protocol):
     row_width: int  # tokens in a row of the picture
     grammar: Tensor | None  # int64 [length], forced token of every position, -1 where free
 
-    def request(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Request | None:
+    def request(self, *args: Any, **kwargs: Any) -> Request | None:
         """Understand the arguments of `generate`; None where the model's own must answer.
 
         Raises:

@@ -106,8 +106,8 @@ class Janus:
             GenerationMode.GREEDY_SEARCH,
         ):
             warnings.warn(
-                f"{config.get_generation_mode().value} is not accelerated: the model's own generate "
-                "answers this call",
+                f"{config.get_generation_mode().value} is not accelerated: the model's own "
+                "generate answers this call",
                 stacklevel=4,
             )
             return None

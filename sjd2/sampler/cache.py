@@ -11,7 +11,7 @@ from transformers import Cache
 from sjd2.kernels import kv_append, kv_truncate
 
 
-class WindowCache(Cache):  # type: ignore[misc]
+class WindowCache(Cache):
     """Keys and values of the prefix, with room for one window behind every row.
 
     A window is written at each row's own length and most of it is thrown away again; throwing away
@@ -20,7 +20,7 @@ class WindowCache(Cache):  # type: ignore[misc]
     Args:
         rows: rows of the batch, guidance rows included.
         capacity: entries that a row has room for, the longest window included.
-        device: of `lengths`; keys and values come to be on the model's devices, as they are written.
+        device: of `lengths`; keys and values live where the model writes them from.
     """
 
     def __init__(self, rows: int, capacity: int, device: torch.device) -> None:

@@ -110,7 +110,7 @@ def _rules(config: DecodingConfig, sampling: Sampling) -> Rules:
 
 
 def _prefill(model: ImageModel, prompt: Prompt, state: DecodingState) -> Tensor:
-    """Cache the prompts but for their last token, which is slot 0 of the first window: [R, 1, D]."""
+    """Cache the prompts but for their last token, the first window's slot 0: [R, 1, D]."""
     width = prompt.embeddings.shape[1] - 1
     if width:
         _forward(model, prompt.embeddings[:, :width], state)

@@ -116,10 +116,12 @@ class Recorder:
             for row, tokens in zip(rows.tolist(), accept_length.tolist(), strict=True):
                 if tokens:
                     lengths[row].append(tokens)
-        accepted = int(torch.cat(self._accepted).sum())
+        is_sequential = config.method == "ar"
+        # One slot verifies nothing: its draft may coincide with the draw, but saves no forward.
+        accepted = 0 if is_sequential else int(torch.cat(self._accepted).sum())
         tokens = self.images * self.length
         return DecodingStats(
-            method="ar" if config.method == "ar" else "sjd",
+            method="ar" if is_sequential else "sjd",
             backend=backend,
             images=self.images,
             tokens=tokens,

@@ -1,10 +1,10 @@
 """Eager twin of `verify_window`: read this to understand the kernel.
 
-One rule serves every column: keep its draft `x ~ q` with probability `min(1, p(x) / q(x))`, else draw
-from the residual `max(p - q, 0)`. Applied left to right until the first draft that is not kept it is
-speculative verification; applied to the columns behind, it is the maximal coupling of their drafts
-to this forward's `p`. So each column is decided once, and verification only counts how many leading
-drafts were kept.
+One rule serves every column: keep its draft `x ~ q` with probability `min(1, p(x) / q(x))`, else
+draw from the residual `max(p - q, 0)`. Applied left to right until the first draft that is not kept
+it is speculative verification; applied to the columns behind, it is the maximal coupling of their
+drafts to this forward's `p`. So each column is decided once, and verification only counts how many
+leading drafts were kept.
 """
 
 from __future__ import annotations
@@ -152,7 +152,8 @@ def _log_q_of_draft(window: Window, vocab_size: int) -> Tensor:
     kinds, tokens = window.kinds, window.tokens
     rows = torch.arange(tokens.shape[0], device=tokens.device)[:, None]
     full = window.log_q[rows, _stored_at(window), tokens]
-    known = torch.where(kinds == DraftKind.UNIFORM, -math.log(vocab_size), 0.0).to(full)
+    uniform = torch.full_like(full, -math.log(vocab_size))
+    known = torch.where(kinds == DraftKind.UNIFORM, uniform, 0.0)
     return torch.where(kinds == DraftKind.FULL, full, known)
 
 
@@ -161,8 +162,10 @@ def _log_q(window: Window, rows: Tensor, columns: Tensor, vocab_size: int) -> Te
     kinds = window.kinds[rows, columns].unsqueeze(-1)
     full = window.log_q[rows, _stored_at(window)[rows, columns]]
     token_ids = torch.arange(vocab_size, device=full.device)
-    one_hot = torch.where(token_ids == window.tokens[rows, columns].unsqueeze(-1), 0.0, -torch.inf)
-    known = torch.where(kinds == DraftKind.UNIFORM, -math.log(vocab_size), one_hot).to(full)
+    is_draft = token_ids == window.tokens[rows, columns].unsqueeze(-1)
+    one_hot = torch.zeros_like(full).masked_fill_(~is_draft, -torch.inf)
+    uniform = torch.full_like(full, -math.log(vocab_size))
+    known = torch.where(kinds == DraftKind.UNIFORM, uniform, one_hot)
     return torch.where(kinds == DraftKind.FULL, full, known)
 
 

@@ -1,0 +1,27 @@
+"""Fixtures that several rooms share."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from transformers import JanusForConditionalGeneration
+
+import sjd2
+from tests.janus_model import tiny_janus
+
+
+@pytest.fixture(autouse=True, scope="session")
+def _one_thread() -> None:
+    # The suite is built of small models: more threads only wait for each other.
+    torch.set_num_threads(1)
+
+
+@pytest.fixture(scope="session")
+def _built_janus() -> JanusForConditionalGeneration:
+    return tiny_janus()
+
+
+@pytest.fixture
+def janus(_built_janus: JanusForConditionalGeneration) -> JanusForConditionalGeneration:
+    """The tiny model, unaccelerated at the start of every test."""
+    return sjd2.restore(_built_janus)

@@ -1,0 +1,104 @@
+"""The counter RNG: published answers, uniformity, independence of streams."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+from sjd2.kernels._philox import Stream, gumbel, philox4x32, uniform, uniform_token
+
+ONES, ZEROS = "ffffffff ", "00000000 "
+PI = ("243f6a88 85a308d3 13198a2e 03707344", "a4093822 299f31d0")
+# Random123's kat_vectors for philox4x32-10: counter, key, result.
+KNOWN_ANSWERS = [
+    (ZEROS * 4, ZEROS * 2, "6627e8d5 e169c58d bc57ac4c 9b00dbd8"),
+    (ONES * 4, ONES * 2, "408f276d 41c83b0e a20bc7c6 6d5451fd"),
+    (*PI, "d16cfe09 94fdcceb 5001e420 24126ea1"),
+]
+
+
+def words(text: str) -> tuple[torch.Tensor, ...]:
+    return tuple(torch.tensor(int(word, 16)) for word in text.split())
+
+
+@pytest.mark.parametrize(("counter", "key", "answer"), KNOWN_ANSWERS)
+def test_philox_gives_the_published_known_answers(counter: str, key: str, answer: str) -> None:
+    """Kills: nine rounds, a swapped word, a key that is not bumped."""
+    result = philox4x32(words(counter), words(key))
+    assert " ".join(f"{int(word):08x}" for word in result) == answer
+
+
+def addresses(count: int) -> tuple[torch.Tensor, torch.Tensor]:
+    return torch.arange(count), torch.zeros(count, dtype=torch.int64)
+
+
+def test_uniform_stays_inside_the_open_interval_at_the_extremes() -> None:
+    """Kills: a clamp left out, after which the largest word rounds to exactly 1."""
+    seed, position = addresses(200_000)
+    u = uniform(seed, position, 1, Stream.ACCEPT, 16)
+    assert u.min() > 0
+    assert u.max() < 1
+
+
+def test_uniform_and_gumbel_have_their_moments() -> None:
+    """Kills: a 31-bit word, a sign error, `log1p(u)` for `log1p(-u)`."""
+    seed, position = addresses(100_000)
+    u = uniform(seed, position, 1, Stream.ACCEPT, 7).double()
+    g = gumbel(seed, position, 1, Stream.ACCEPT, 7).double()
+    assert abs(u.mean() - 1 / 2) < 2e-3
+    assert abs(u.var() - 1 / 12) < 1e-3
+    assert abs(g.mean() - 0.5772156649) < 6e-3
+    assert abs(g.var() - torch.pi**2 / 6) < 2e-2
+
+
+@pytest.mark.parametrize("vocab_size", [1, 2, 7, 16, 257])
+def test_uniform_of_a_token_does_not_depend_on_the_vocabulary(vocab_size: int) -> None:
+    """Kills: blocks counted from the end, an odd vocabulary that shifts its neighbours."""
+    seed, position = addresses(5)
+    whole = uniform(seed, position, 3, Stream.DRAFT, 300)
+    part = uniform(seed, position, 3, Stream.DRAFT, vocab_size)
+    assert torch.equal(part, whole[:, :vocab_size])
+
+
+def test_every_part_of_the_address_changes_the_draw() -> None:
+    """Kills: a counter word that is dropped; a key cut to 32 bits."""
+    one = torch.tensor([1])
+    draws = [
+        uniform(one, one, 1, Stream.DRAFT),
+        uniform(one + 1, one, 1, Stream.DRAFT),
+        uniform(one + 2**32, one, 1, Stream.DRAFT),
+        uniform(one, one + 1, 1, Stream.DRAFT),
+        uniform(one, one, 2, Stream.DRAFT),
+        uniform(one, one, 1, Stream.ACCEPT),
+        uniform(one, one, 1, Stream.RESIDUAL),
+        uniform(one, one, 1, Stream.DRAFT, 2)[..., 1:],
+    ]
+    assert len({float(draw) for draw in draws}) == len(draws)
+
+
+def test_streams_are_uncorrelated() -> None:
+    """Kills: two streams of one number."""
+    seed, position = addresses(50_000)
+    draws = torch.stack([uniform(seed, position, 1, stream).squeeze(-1) for stream in Stream])
+    correlation = torch.corrcoef(draws) - torch.eye(len(Stream))
+    assert correlation.abs().max() < 0.025
+
+
+@pytest.mark.parametrize("vocab_size", [3, 1000, 16384])
+def test_uniform_tokens_are_fair(vocab_size: int) -> None:
+    """Kills: an off-by-one that never draws the last token; a rounding that favours some."""
+    seed, position = addresses(300_000)
+    tokens = uniform_token(seed, position, 1, Stream.DRAFT, vocab_size)
+    assert tokens.min() >= 0
+    assert tokens.max() == vocab_size - 1
+    cells = torch.bincount(tokens * 3 // vocab_size, minlength=3).double()
+    share = torch.bincount(torch.arange(vocab_size) * 3 // vocab_size).double() / vocab_size
+    expected = share * len(seed)
+    assert ((cells - expected) ** 2 / expected).sum() < 2 + 10 * 2
+
+
+def test_no_global_generator_is_touched() -> None:
+    """Kills: a convenience `torch.rand` anywhere in the draws."""
+    before = torch.get_rng_state()
+    gumbel(*addresses(10), 1, Stream.DRAFT, 5)
+    assert torch.equal(before, torch.get_rng_state())
