@@ -1,0 +1,37 @@
+"""`kv_append` and `kv_truncate`."""
+
+from __future__ import annotations
+
+import torch
+
+from sjd2.kernels import kv_append, kv_truncate
+
+
+def test_append_touches_the_window_and_nothing_else() -> None:
+    """Kills: heads and slots exchanged, one row's offset for all, values written as keys."""
+    torch.manual_seed(0)
+    keys, values = torch.randn(3, 2, 9, 4), torch.randn(3, 2, 9, 5)
+    before_keys, before_values = keys.clone(), values.clone()
+    new_keys, new_values = torch.randn(3, 2, 3, 4), torch.randn(3, 2, 3, 5)
+    lengths = torch.tensor([0, 4, 6])
+    kv_append(keys, values, new_keys, new_values, lengths)
+    for row, at in enumerate(lengths.tolist()):
+        before_keys[row, :, at : at + 3] = new_keys[row]
+        before_values[row, :, at : at + 3] = new_values[row]
+    assert torch.equal(keys, before_keys)
+    assert torch.equal(values, before_values)
+
+
+def test_truncate_moves_the_length_in_place() -> None:
+    """Kills: a copy of the lengths, after which the cache forgets."""
+    lengths = torch.tensor([1, 5])
+    kv_truncate(lengths, torch.tensor([2, 0]))
+    assert lengths.tolist() == [3, 5]
+
+
+def test_scrub_zeroes_the_rejected_tail_only() -> None:
+    """Kills: an accepted entry scrubbed, a rejected one left, another row's tail."""
+    cache = torch.ones(2, 1, 8, 1)
+    lengths = torch.tensor([1, 3])
+    kv_truncate(lengths, torch.tensor([1, 4]), (cache,), width=4)
+    assert cache[:, 0, :, 0].tolist() == [[1, 1, 0, 0, 0, 1, 1, 1], [1] * 8]
