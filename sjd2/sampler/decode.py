@@ -82,8 +82,7 @@ def decode(
             recorder.record(state.rows, verdict)
             state.commit(verdict)
             if recorder.iterations % settle_every == 0:
-                finished = len(seeds) - len(state.rows)
-                committed = sum(state.settle()) + finished * model.length
+                committed = state.settle()
                 bar.set_postfix_str(f"{committed / recorder.iterations:.1f} tokens per forward")
                 bar.update(committed - bar.n)
 
@@ -130,6 +129,8 @@ def _process(logits: Tensor, state: DecodingState, prompt: Prompt, sampling: Sam
 
     A processor sees what it sees in transformers: rows of (prompt, committed tokens, drafts before
     the column), padded on the left, and the guided logits of that column.
+
+    Sync: reads how long the longest prefix is; processors are host code anyway.
     """
     guided = guide(logits, sampling.guidance_scale)
     prompts = prompt.ids[state.rows]

@@ -70,15 +70,16 @@ class DecodingState:
         self.cache.advance(accepted.repeat(self.copies))
         self.iteration += 1
 
-    def settle(self) -> list[int]:
+    def settle(self) -> int:
         """Read the positions: let finished rows leave and cut the window to what remains.
 
         Returns:
-            Committed tokens of every unfinished picture before the call.
+            Tokens committed so far, over all pictures.
 
         Sync: reads two small tensors from the device.
         """
-        positions = self.position.tolist()
+        gone = len(self.tokens) - len(self.rows)
+        positions: list[int] = self.position.tolist()
         unfinished = [row for row, at in enumerate(positions) if at < self.length]
         if len(unfinished) <= _WORTH_KEEPING * len(positions):
             self._keep_rows(torch.tensor(unfinished, dtype=torch.int64, device=self.rows.device))
@@ -86,7 +87,7 @@ class DecodingState:
             remaining = self.length - min(positions)
             self.window = self.window.narrow(min(self.width, remaining))
             self.cache.measure(int(self.cache.lengths.max()))
-        return positions
+        return gone * self.length + sum(positions)
 
     def _keep_rows(self, rows: Tensor) -> None:
         everyone = len(self.rows)

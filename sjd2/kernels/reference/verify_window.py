@@ -42,7 +42,8 @@ class PhiloxDraws:
 
     def accept(self, log_ratio: Tensor) -> Tensor:
         """See `Draws`. Strict, with uniforms in (0, 1): probability zero is never accepted."""
-        positions = self.position[:, None] + torch.arange(log_ratio.shape[1]).to(self.position)
+        columns = torch.arange(log_ratio.shape[1], device=log_ratio.device)
+        positions = self.position[:, None] + columns
         seeds = self.seed[:, None].expand_as(positions)
         u = _philox.uniform(seeds, positions, self.iteration, Stream.ACCEPT).squeeze(-1)
         return u.log() < log_ratio
@@ -124,18 +125,17 @@ def _couple(
     kept = draws.accept(log_p_draft - _log_q_of_draft(window, log_p.shape[-1]))
     run = kept.long().cumprod(dim=1).sum(dim=1, keepdim=True)
     columns = torch.arange(kept.shape[1], device=kept.device)
-    tokens = window.tokens.clone()
+    tokens, rejected = window.tokens, ~kept
     if coupling == "independent":
         # SJD: behind the accepted run every column is drawn again, whatever its draft was worth.
-        rows, cols = _entries(columns > run)
-        fresh = draws.choose(log_p[rows, cols], rows, cols, Stream.DRAFT)
-        tokens[rows, cols] = torch.where((columns > run)[rows, cols], fresh, tokens[rows, cols])
-    rejected = ~kept if coupling == "maximal" else columns == run
+        behind, rejected = columns > run, columns == run
+        rows, cols = _entries(behind)
+        redrawn = draws.choose(log_p[rows, cols], rows, cols, Stream.DRAFT)
+        tokens = _replace(tokens, behind, rows, cols, redrawn)
     rows, cols = _entries(rejected)
     residual = _log_residual(log_p[rows, cols], _log_q(window, rows, cols, log_p.shape[-1]))
     recovered = draws.choose(residual, rows, cols, Stream.RESIDUAL)
-    tokens[rows, cols] = torch.where(rejected[rows, cols], recovered, tokens[rows, cols])
-    return tokens, kept
+    return _replace(tokens, rejected, rows, cols, recovered), kept
 
 
 def _same_seed(log_p: Tensor, draws: Draws) -> Tensor:
@@ -246,3 +246,10 @@ def _entries(mask: Tensor) -> tuple[Tensor, Tensor]:
         return rows, columns
     flat = torch.arange(mask.numel(), device=mask.device)
     return flat // mask.shape[1], flat % mask.shape[1]
+
+
+def _replace(tokens: Tensor, mask: Tensor, rows: Tensor, columns: Tensor, new: Tensor) -> Tensor:
+    """A copy of `tokens` with the masked ones of the listed entries replaced."""
+    replaced = tokens.clone()
+    replaced[rows, columns] = torch.where(mask[rows, columns], new, tokens[rows, columns])
+    return replaced
