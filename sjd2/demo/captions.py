@@ -1,0 +1,170 @@
+"""The captions of the demonstration's pictures: what they claim, how worded, how read back.
+
+Captions are lower-case words and single spaces, nothing else. `VOCABULARY` lists every word.
+"""
+
+import random
+import re
+import zlib
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from itertools import product
+
+SHAPES = ("circle", "square", "triangle", "cross", "ring")
+COLOUR_NAMES = ("red", "orange", "yellow", "green", "blue", "purple", "pink")
+RELATIONS = ("left of", "right of", "above", "below")
+
+
+@dataclass(frozen=True)
+class Noun:
+    """What a caption says of one object; size is None where it says nothing of it."""
+
+    colour: str
+    shape: str
+    size: str | None = None
+
+
+@dataclass(frozen=True)
+class Facts:
+    """What a caption claims: `count` copies of one noun, or a noun `relation` another noun."""
+
+    nouns: tuple[Noun, ...]
+    count: int
+    relation: str | None = None
+
+    def combination(self) -> str:
+        """The name `is_held_out` judges by: without relation, and the order of a pair forgotten."""
+        names = sorted(f"{noun.colour} {noun.shape}" for noun in self.nouns)
+        if len(names) == 2:
+            return " and ".join(names)
+        return f"{self.nouns[0].size} {names[0]}" if self.count == 1 else f"{self.count} {names[0]}"
+
+
+def is_held_out(facts: Facts) -> bool:
+    """Whether this combination is kept out of training: about one in eight, by a checksum."""
+    return zlib.crc32(facts.combination().encode()) % 8 == 0
+
+
+# Captions: a sentence is a skeleton with one "{}" per noun phrase, and perhaps a ground at its end.
+
+SHAPE_WORDS: dict[str, tuple[str, ...]] = {shape: (shape,) for shape in SHAPES}
+SHAPE_WORDS["circle"] = ("circle", "disc")
+SIZE_WORDS = {"small": ("small", "little"), "large": ("large", "big")}
+COUNT_WORDS = {1: ("a", "an"), 2: ("two", "a pair of"), 3: ("three", "a group of three")}
+GROUND_WORDS = {
+    "plaster": ("on a plaster wall", "on rough plaster"),
+    "wood": ("on a wooden board", "on wood"),
+    "cloth": ("on a checked cloth", "on woven cloth"),
+    "gravel": ("on gravel", "on a bed of gravel"),
+    "brick": ("on a brick wall", "on bricks"),
+    "marble": ("on a marble slab", "on marble"),
+}
+OPENINGS = ("", "there is ", "a picture of ", "a photo of ", "we see ")
+JOINTS = {
+    "left of": ("to the left of", "on the left of", "left of"),
+    "right of": ("to the right of", "on the right of", "right of"),
+    "above": ("above", "over", "higher than"),
+    "below": ("below", "under", "beneath"),
+}
+ENDINGS = {
+    "left of": ("{} on the left and {} on the right", "{} with {} to its right"),
+    "right of": ("{} on the right and {} on the left", "{} with {} to its left"),
+    "above": ("{} at the top and {} at the bottom", "{} with {} below it"),
+    "below": ("{} at the bottom and {} at the top", "{} with {} above it"),
+}
+ONE_NOUN = {1: tuple(opening + "{}" for opening in OPENINGS)}
+ONE_NOUN[2] = ONE_NOUN[3] = tuple(s.replace("there is", "there are") for s in ONE_NOUN[1])
+LONGEST_CAPTION = 16  # in words; the ground goes unmentioned where it would not fit
+
+
+def _two_nouns(relation: str) -> tuple[str, ...]:
+    joints, endings = JOINTS[relation], ENDINGS[relation]
+    return (
+        *(f"{opening}{{}} {joint} {{}}" for opening, joint in product(OPENINGS, joints)),
+        *(f"{{}} {verb} {joint} {{}}" for verb, joint in product(("is", "sits"), joints)),
+        *(opening + ending for opening, ending in product(OPENINGS, endings)),
+    )
+
+
+TWO_NOUNS = {relation: _two_nouns(relation) for relation in RELATIONS}
+
+
+def _plural(word: str) -> str:
+    return word + ("es" if word.endswith("s") else "s")
+
+
+def _meanings(words_of: Mapping[str, tuple[str, ...]]) -> dict[str, str]:
+    return {word: meaning for meaning, words in words_of.items() for word in words}
+
+
+_SHAPE_OF = _meanings(SHAPE_WORDS)
+_SHAPE_OF |= {_plural(word): shape for word, shape in _SHAPE_OF.items()}
+_SIZE_OF = _meanings(SIZE_WORDS)
+_COUNT_OF = {phrase: count for count, phrases in COUNT_WORDS.items() for phrase in phrases}
+_RELATION_OF = _meanings(TWO_NOUNS)
+_NOUN_PHRASE = re.compile(
+    rf"\b({'|'.join(sorted(_COUNT_OF, key=len, reverse=True))})"
+    rf"(?: ({'|'.join(_SIZE_OF)}))? ({'|'.join(COLOUR_NAMES)}) ({'|'.join(_SHAPE_OF)})\b"
+)
+_GROUND_PHRASE = re.compile(rf" ({'|'.join(p for ps in GROUND_WORDS.values() for p in ps)})$")
+
+
+def _all_phrases() -> Iterator[str]:
+    yield from (*COLOUR_NAMES, *_SHAPE_OF, *_SIZE_OF, *_COUNT_OF, *_RELATION_OF)
+    yield from (skeleton for skeletons in ONE_NOUN.values() for skeleton in skeletons)
+    yield from (phrase for phrases in GROUND_WORDS.values() for phrase in phrases)
+
+
+VOCABULARY = tuple(sorted({w for phrase in _all_phrases() for w in phrase.split()} - {"{}"}))
+
+
+def _noun_phrase(rng: random.Random, noun: Noun, count: int) -> str:
+    shape = rng.choice(SHAPE_WORDS[noun.shape])
+    sizes = [rng.choice(SIZE_WORDS[noun.size])] if noun.size else []
+    rest = " ".join([*sizes, noun.colour, shape if count == 1 else _plural(shape)])
+    if count == 1:
+        return f"{'an' if rest[0] in 'aeiou' else 'a'} {rest}"
+    return f"{rng.choice(COUNT_WORDS[count])} {rest}"
+
+
+def word_caption(rng: random.Random, facts: Facts, ground: str) -> str:
+    """A random wording of some facts, the ground mentioned or not.
+
+    Args:
+        rng: advanced by the number of choices the wording takes.
+        facts: what the caption is to claim.
+        ground: a key of `GROUND_WORDS`.
+    Returns:
+        str: at most `LONGEST_CAPTION` words, which `parse_caption` reads back as the same facts.
+    """
+    skeleton = rng.choice(TWO_NOUNS[facts.relation] if facts.relation else ONE_NOUN[facts.count])
+    each = 1 if facts.relation else facts.count
+    caption = skeleton.format(*(_noun_phrase(rng, noun, each) for noun in facts.nouns))
+    longer = f"{caption} {rng.choice(GROUND_WORDS[ground])}"
+    return longer if rng.random() < 0.6 and len(longer.split()) <= LONGEST_CAPTION else caption
+
+
+def parse_caption(caption: str) -> Facts:
+    """What a caption claims.
+
+    Args:
+        caption: a sentence of the grammar, any letter case; the size of an object may be left out.
+    Returns:
+        Facts: one noun and its count, or two nouns and the relation of the first to the second.
+    Raises:
+        ValueError: a word outside `VOCABULARY` (named), or a sentence outside the grammar.
+    """
+    words = caption.lower().split()
+    for word in words:
+        if word not in VOCABULARY:
+            raise ValueError(f"caption: the word {word!r} of {caption!r} is not understood")
+    sentence = _GROUND_PHRASE.sub("", " ".join(words))
+    found = _NOUN_PHRASE.findall(sentence)
+    nouns = tuple(Noun(colour, _SHAPE_OF[s], _SIZE_OF.get(size)) for _, size, colour, s in found)
+    counts = [_COUNT_OF[phrase] for phrase, *_ in found]
+    skeleton = _NOUN_PHRASE.sub("{}", sentence)
+    if counts == [1, 1] and skeleton in _RELATION_OF:
+        return Facts(nouns, 2, _RELATION_OF[skeleton])
+    if len(counts) == 1 and skeleton in ONE_NOUN[counts[0]]:
+        return Facts(nouns, counts[0])
+    raise ValueError(f"caption: {caption!r} is no sentence of the grammar; read as {skeleton!r}")
