@@ -1,5 +1,6 @@
 """Autoregressive text-to-image models, several times faster, drawing what they always drew."""
 
+from sjd2 import demo
 from sjd2.config import DecodingConfig
 from sjd2.patching import accelerate, accelerated, decoding_stats, restore
 from sjd2.sampler import DecodingStats
@@ -13,5 +14,6 @@ __all__ = [
     "accelerate",
     "accelerated",
     "decoding_stats",
+    "demo",
     "restore",
 ]

@@ -140,11 +140,8 @@ def _couple(
 
 def _same_seed(log_p: Tensor, draws: Draws) -> Tensor:
     """The token that sequential sampling with the same noise draws, for every column: [B, W]."""
-    batch, width, vocab_size = log_p.shape
-    rows = torch.arange(batch, device=log_p.device).repeat_interleave(width)
-    columns = torch.arange(width, device=log_p.device).repeat(batch)
-    chosen = draws.choose(log_p.reshape(-1, vocab_size), rows, columns, Stream.DRAFT)
-    return chosen.view(batch, width)
+    rows, columns = _all_entries(log_p[..., 0])
+    return draws.choose(log_p.flatten(0, 1), rows, columns, Stream.DRAFT).view(log_p.shape[:2])
 
 
 def _log_q_of_draft(window: Window, vocab_size: int) -> Tensor:
@@ -241,9 +238,13 @@ def _entries(mask: Tensor) -> tuple[Tensor, Tensor]:
     Work is saved by listing them on a CPU. A GPU would have to tell the host how many there are, so
     there every entry is listed, and the caller masks what it writes.
     """
-    if mask.device.type == "cpu":
-        rows, columns = mask.nonzero(as_tuple=True)
-        return rows, columns
+    if mask.device.type != "cpu":
+        return _all_entries(mask)
+    rows, columns = mask.nonzero(as_tuple=True)
+    return rows, columns
+
+
+def _all_entries(mask: Tensor) -> tuple[Tensor, Tensor]:
     flat = torch.arange(mask.numel(), device=mask.device)
     return flat // mask.shape[1], flat % mask.shape[1]
 
