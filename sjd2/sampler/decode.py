@@ -83,7 +83,8 @@ def decode(
             state.commit(verdict)
             if recorder.iterations % settle_every == 0:
                 committed = state.settle()
-                bar.set_postfix_str(f"{committed / recorder.iterations:.1f} tokens per forward")
+                pace = committed / len(seeds) / recorder.iterations
+                bar.set_postfix_str(f"{pace:.1f} tokens per forward", refresh=False)
                 bar.update(committed - bar.n)
 
     stats = recorder.stats(

@@ -1,0 +1,159 @@
+"""The same captions and seed by several methods: what each drew, and what it took."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+from PIL import Image
+
+from sjd2.cli.drawing import Drawing, draw, verdicts
+from sjd2.cli.gallery import Column, compose, text_table
+from sjd2.config import DecodingConfig
+
+BASELINE = "ar"
+# By the name in `--methods`: the heading, and the settings that make the method.
+METHODS: dict[str, tuple[str, dict[str, Any]]] = {
+    BASELINE: ("ar", {"method": "ar"}),
+    "independent": ("sjd independent", {"method": "sjd", "coupling": "independent"}),
+    "gumbel": ("sjd gumbel", {"method": "sjd", "verify": "gumbel"}),
+    "maximal": ("sjd maximal", {"method": "sjd", "coupling": "maximal"}),
+}
+
+
+@dataclass(frozen=True)
+class Contender:
+    """One method of a comparison.
+
+    Attributes:
+        method: a key of `METHODS`.
+        drawing: what it drew.
+        same: per picture, whether its tokens are those of the baseline; None without a baseline.
+        passed: per picture, what the checker says; None where it says nothing.
+    """
+
+    method: str
+    drawing: Drawing
+    same: tuple[bool, ...] | None
+    passed: tuple[bool | None, ...]
+
+    @property
+    def label(self) -> str:
+        """The method in words."""
+        return METHODS[self.method][0]
+
+    @property
+    def forwards(self) -> float:
+        """Forwards of the average picture."""
+        stats = self.drawing.stats
+        return sum(stats.forward_passes) / stats.images
+
+    def to_dict(self) -> dict[str, Any]:
+        """Everything but the pictures as plain JSON-ready values."""
+        return {
+            "method": self.method,
+            "label": self.label,
+            "same_as_ar": None if self.same is None else list(self.same),
+            "passed": list(self.passed),
+            "stats": self.drawing.stats.to_dict(),
+        }
+
+
+def compare(
+    model: Any,
+    processor: Any,
+    captions: Sequence[str],
+    seed: int,
+    config: DecodingConfig,
+    methods: Sequence[str] = tuple(METHODS),
+    model_name: str = "",
+    announce: Callable[[str], object] = lambda label: None,
+    **sampling: float,
+) -> list[Contender]:
+    """Draw the captions by each method from the same seed.
+
+    Args:
+        model, processor, captions, config, **sampling: as for `draw`; a method overrules its own
+            settings in `config`.
+        seed: of every picture.
+        methods: keys of `METHODS`, in the order of the columns.
+        model_name: as given to `load`, to find the checker.
+        announce: told what is drawn next.
+
+    Returns:
+        One contender per method.
+
+    Raises:
+        ValueError: as `draw`.
+    """
+    drawings: dict[str, Drawing] = {}
+    # One picture that does not count: what only a first call pays would fall to the first method.
+    announce("one picture to warm up")
+    draw(model, processor, captions[:1], [seed], config, **sampling)
+    for method in methods:
+        label, settings = METHODS[method]
+        announce(label)
+        drawings[method] = draw(
+            model, processor, captions, [seed], replace(config, **settings), **sampling
+        )
+    baseline = drawings.get(BASELINE)
+    return [
+        Contender(
+            method=method,
+            drawing=drawing,
+            same=None
+            if baseline is None
+            else tuple((drawing.tokens == baseline.tokens).all(dim=1).tolist()),
+            passed=tuple(verdicts(model_name, drawing)),
+        )
+        for method, drawing in drawings.items()
+    ]
+
+
+def comparison_picture(contenders: Sequence[Contender]) -> Image.Image:
+    """Captions in rows, methods in columns, what each took above its column."""
+    most = max(contender.forwards for contender in contenders)
+    columns = [
+        Column(
+            title=contender.label,
+            notes=(
+                f"{contender.forwards:.0f} forwards · {contender.drawing.stats.seconds:.1f} s",
+                f"{contender.drawing.stats.tokens_per_forward:.1f} tokens per forward",
+            ),
+            share=contender.forwards / most,
+            pictures=contender.drawing.pictures,
+            badge="same as ar" if _sameness(contender) == "yes" else "",
+            is_baseline=contender.method == BASELINE,
+        )
+        for contender in contenders
+    ]
+    return compose(contenders[0].drawing.captions, columns)
+
+
+def comparison_table(contenders: Sequence[Contender]) -> str:
+    """One line per method. The checker's column is there where it could judge."""
+    head = ["method", "forwards", "tokens/forward", "compression", "seconds", "same as ar"]
+    is_judged = any(verdict is not None for verdict in contenders[0].passed)
+    rows = [head + ["as captioned"] * is_judged]
+    for contender in contenders:
+        stats = contender.drawing.stats
+        row = [
+            contender.label,
+            f"{contender.forwards:.1f}",
+            f"{stats.tokens_per_forward:.2f}",
+            f"{stats.step_compression:.2f}x",
+            f"{stats.seconds:.2f}",
+            _sameness(contender),
+        ]
+        judged = [verdict for verdict in contender.passed if verdict is not None]
+        rows.append(row + [f"{sum(judged)} of {len(judged)}"] * is_judged)
+    return text_table(rows)
+
+
+def _sameness(contender: Contender) -> str:
+    if contender.same is None or contender.method == BASELINE:
+        return "-"
+    if all(contender.same):
+        return "yes"
+    return f"{sum(contender.same)} of {len(contender.same)}" if any(contender.same) else "no"
