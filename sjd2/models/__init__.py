@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
+from importlib import import_module
 from typing import Any
 
-from transformers import JanusForConditionalGeneration
-
 from sjd2.models.base import ImageModel
-from sjd2.models.janus import Janus
 
-_FAMILIES = {JanusForConditionalGeneration: Janus}
+# Class in transformers -> where its family is. A family is imported when its model is at hand:
+# importing all of transformers' model code would take seconds of everybody's time.
+_FAMILIES = {"JanusForConditionalGeneration": ("sjd2.models.janus", "Janus")}
 
 
 def family_of(model: Any) -> ImageModel:
@@ -24,10 +24,12 @@ def family_of(model: Any) -> ImageModel:
     Raises:
         TypeError: no family is known for the class of the model.
     """
-    for model_class, family in _FAMILIES.items():
-        if isinstance(model, model_class):
-            return family(model)
-    supported = ", ".join(known.__name__ for known in _FAMILIES)
+    for ancestor in type(model).__mro__:
+        if ancestor.__name__ in _FAMILIES and ancestor.__module__.startswith("transformers."):
+            module, name = _FAMILIES[ancestor.__name__]
+            family: ImageModel = getattr(import_module(module), name)(model)
+            return family
+    supported = ", ".join(_FAMILIES)
     raise TypeError(f"model is a {type(model).__name__}; sjd2 accelerates {supported}")
 
 
