@@ -1,0 +1,58 @@
+"""The draws themselves: acceptance, the race, fresh tokens, each with the probability it states."""
+
+from __future__ import annotations
+
+import torch
+
+from sjd2.kernels._philox import Stream
+from sjd2.kernels.reference.verify_window import PhiloxDraws
+
+ROWS = 400_000
+
+
+def draws(iteration: int = 1) -> PhiloxDraws:
+    return PhiloxDraws(torch.arange(ROWS), torch.zeros(ROWS, dtype=torch.int64), iteration)
+
+
+def test_acceptance_has_the_probability_of_its_ratio() -> None:
+    """Kills: a base-2 logarithm, a threshold on the wrong side, `<=` where nothing may pass."""
+    share = torch.tensor([0.0, 0.1, 0.5, 0.9, 1.0, 3.0])
+    kept = draws().accept(share.log().expand(ROWS, -1)).double().mean(0)
+    error = (share.clamp(max=1) * (1 - share.clamp(max=1)) / ROWS).sqrt()
+    assert ((kept - share.clamp(max=1)).abs() <= 5 * error).all()
+    assert kept[0] == 0
+    assert (kept[4:] == 1).all()
+
+
+def test_a_ratio_that_is_no_number_is_not_accepted() -> None:
+    """Kills: a NaN row whose drafts all pass."""
+    assert not draws().accept(torch.full((ROWS, 1), torch.nan)).any()
+
+
+def test_the_race_draws_from_its_weights() -> None:
+    """Kills: Gumbel noise with a wrong sign or scale; weights normalised on the wrong axis."""
+    weights = torch.tensor([0.0, 1.0, 2.0, 5.0, 0.02])
+    rows, columns = torch.arange(ROWS), torch.zeros(ROWS, dtype=torch.int64)
+    tokens = draws().choose(weights.log().expand(ROWS, -1), rows, columns, Stream.RESIDUAL)
+    counts = torch.bincount(tokens, minlength=5).double()
+    expected = weights.double() / weights.sum() * ROWS
+    assert counts[0] == 0
+    assert ((counts - expected)[1:] ** 2 / expected[1:]).sum() < 3 + 10 * 6**0.5
+
+
+def test_neighbouring_columns_draw_independently() -> None:
+    """Kills: a column left out of the address."""
+    rows, columns = torch.arange(ROWS // 2).repeat_interleave(2), torch.arange(ROWS) % 2
+    tokens = draws().choose(torch.zeros(ROWS, 3), rows, columns, Stream.DRAFT).view(-1, 2)
+    counts = torch.bincount(tokens[:, 0] * 3 + tokens[:, 1], minlength=9).double()
+    expected = ROWS / 2 / 9
+    assert ((counts - expected) ** 2 / expected).sum() < 8 + 10 * 4
+
+
+def test_fresh_tokens_are_uniform_and_change_with_the_iteration() -> None:
+    """Kills: the same newcomers in every forward."""
+    columns = torch.zeros(ROWS, 1, dtype=torch.int64)
+    first, second = draws(1).fresh(columns, 5), draws(2).fresh(columns, 5)
+    counts = torch.bincount((first * 5 + second).flatten(), minlength=25).double()
+    expected = ROWS / 25
+    assert ((counts - expected) ** 2 / expected).sum() < 24 + 10 * 48**0.5
