@@ -1,0 +1,89 @@
+"""The embedded text-to-image model: captioned scenes, their checker, and a very small Janus.
+
+`load` needs no network. `python -m sjd2.demo.train` makes the weights from nothing.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    import torch
+    from transformers import JanusForConditionalGeneration, JanusProcessor
+
+__all__ = ["WEIGHTS", "load"]
+
+WEIGHTS = Path(__file__).parent / "weights"
+
+
+def load(
+    device: str | torch.device = "cpu", folder: Path = WEIGHTS
+) -> tuple[JanusForConditionalGeneration, JanusProcessor]:
+    """The embedded model and its processor, ready for `generate(..., generation_mode="image")`.
+
+    Args:
+        device: where to put the model.
+        folder: the weights that ship with the package, or the `--out` of `sjd2.demo.train`.
+    Returns:
+        tuple: a float32 model in eval mode, and a processor.
+    Raises:
+        ValueError: a file of the folder is missing, damaged, not this model's, or a pickle; the
+            message names it.
+    """
+    import torch
+    from transformers import JanusForConditionalGeneration, JanusProcessor
+
+    folder = Path(folder)
+    _check_files(folder)
+    try:
+        model, report = JanusForConditionalGeneration.from_pretrained(
+            folder,
+            dtype=torch.float32,
+            local_files_only=True,
+            use_safetensors=True,
+            output_loading_info=True,
+        )
+        # Not torchvision's class, even where it is installed: upstream it cannot give PIL images.
+        processor = JanusProcessor.from_pretrained(folder, local_files_only=True, backend="pil")
+    except (OSError, RuntimeError, TypeError, KeyError, AttributeError) as error:
+        raise ValueError(f"{folder}: not a readable Janus model ({error})") from error
+    # Upstream only warns of these, and draws with untrained weights.
+    if wrong := {kind: sorted(map(str, keys)) for kind, keys in report.items() if keys}:
+        raise ValueError(f"{folder / 'model.safetensors'}: weights of another model; {wrong}")
+    return model.to(device).eval(), processor
+
+
+def _check_files(folder: Path) -> None:
+    """Raises ValueError unless the weights are one intact safetensors file, as `train` wrote it."""
+    from safetensors import SafetensorError, safe_open
+
+    weights = folder / "model.safetensors"
+    if not weights.is_file():
+        pickles = sorted(p.name for kind in ("*.bin", "*.pt", "*.pth") for p in folder.glob(kind))
+        refused = f"; pickles are refused: {', '.join(pickles)}" if pickles else ""
+        raise ValueError(f"{weights}: no such file{refused}")
+    try:
+        with safe_open(weights, framework="pt"):  # also compares the file's length with its header
+            pass
+    except SafetensorError as error:
+        raise ValueError(f"{weights}: damaged, or no safetensors file ({error})") from error
+    if _sha256(weights) != _metrics(folder).get("sha256"):
+        raise ValueError(f"{weights}: not the file that {folder / 'metrics.json'} describes")
+
+
+def _sha256(path: Path) -> str:
+    return hashlib.sha256(path.read_bytes()).hexdigest()
+
+
+def _metrics(folder: Path) -> dict[str, Any]:
+    path = folder / "metrics.json"
+    try:
+        metrics = json.loads(path.read_text())
+    except (OSError, ValueError) as error:
+        raise ValueError(f"{path}: missing or damaged ({error})") from error
+    if not isinstance(metrics, dict):
+        raise ValueError(f"{path}: holds a {type(metrics).__name__}, not an object")
+    return metrics
