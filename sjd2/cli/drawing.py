@@ -210,12 +210,15 @@ def picture_of(model: Any, processor: Any, tokens: Tensor) -> Image.Image:
         tokens: int64 [length].
     """
     pixels = model.decode_image_tokens(tokens[None])[0].float().cpu()
-    # Channels first: without torchvision, upstream's postprocess mistakes rows for channels.
-    channels_first = [pixels.permute(2, 0, 1)]
-    picture: Image.Image = processor.postprocess(channels_first, return_tensors="PIL.Image.Image")[
-        "pixel_values"
-    ][0]
-    return picture
+    # Not the processor's own postprocess: with torchvision it refuses to make PIL pictures, without
+    # it mistakes rows for channels (transformers 5.23).
+    scale = processor.image_processor
+    levels = (
+        ((pixels * torch.tensor(scale.image_std) + torch.tensor(scale.image_mean)) * 255)
+        .round()
+        .clamp(0, 255)
+    )
+    return Image.fromarray(levels.to(torch.uint8).numpy())
 
 
 def _prompt(processor: Any, caption: str) -> str:
