@@ -172,7 +172,7 @@ def report(found: dict[str, Any]) -> str:
     ]
     if found["race"]:
         stock = found["race"]["stock transformers"]
-        parts.append("Batch 1, picture by picture in turns with stock `transformers`:")
+        parts.append(f"Batch 1, {len(stock)} pictures, each in turns with stock `transformers`:")
         lines = []
         for name, seconds in found["race"].items():
             speed_up = sum(stock) / sum(seconds)
