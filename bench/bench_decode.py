@@ -167,7 +167,8 @@ def report(found: dict[str, Any]) -> str:
     parts = [
         f"{rows[0].pictures} held-out captions, batch {batch}, guidance {found['guidance']:g}, "
         f"temperature 1, {where['cores']} cores, torch {where['torch']}, transformers "
-        f"{where['transformers']}, float32. Made by `python bench/bench_decode.py`.",
+        f"{where['transformers']}, float32. Made by "
+        f"`python bench/bench_decode.py --captions {rows[0].pictures}`.",
         table([*HEAD, f"seconds for {rows[0].pictures}", "checker (95 %)"], cells),
     ]
     if found["race"]:
