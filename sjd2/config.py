@@ -89,15 +89,11 @@ class DecodingConfig:
                 raise ValueError(f"{name}={getattr(self, name)!r}: must be True or False")
         if self.window != "auto":
             _check_window(self.window)
-        if self.seed is not None:
-            seeds = [self.seed] if isinstance(self.seed, int) else list(self.seed)
-            object.__setattr__(
-                self,
-                "seed",
-                checked_seed(seeds[0])
-                if isinstance(self.seed, int)
-                else tuple(map(checked_seed, seeds)),
-            )
+        if isinstance(self.seed, Sequence):
+            # A tuple of our own: the caller may go on to change a list.
+            object.__setattr__(self, "seed", tuple(map(checked_seed, self.seed)))
+        elif self.seed is not None:
+            object.__setattr__(self, "seed", checked_seed(self.seed))
 
     def slots(self, length: int) -> int:
         """Slots of the first window for pictures of `length` tokens."""

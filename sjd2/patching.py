@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import fields, replace
+from dataclasses import replace
 from typing import Any, TypeVar
 
 import torch
 
-from sjd2.config import DecodingConfig, nearest, seeds_for
+from sjd2.config import DecodingConfig, seeds_for
 from sjd2.kernels._dispatch import select
 from sjd2.models import family_of
 from sjd2.sampler import DecodingStats, decode
@@ -65,9 +65,6 @@ def accelerate(model: M, config: DecodingConfig | None = None, **options: Any) -
     family_of(model)
     if config is not None and not isinstance(config, DecodingConfig):
         raise TypeError(f"config is a {type(config).__name__}, must be a DecodingConfig")
-    known = {field.name for field in fields(DecodingConfig)}
-    for name in options.keys() - known:
-        raise TypeError(f"accelerate() has no option {name!r}: {nearest(name, known)}")
     settings = replace(config or DecodingConfig(), **options)
     select(settings.backend)
     model.generate = Accelerated(model, settings)  # type: ignore[attr-defined]

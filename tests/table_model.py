@@ -123,7 +123,7 @@ def make_request(
     embeddings = torch.eye(model.symbols)[model.vocab_size + aligned]
     lengths = torch.tensor([len(row) for row in rows])
     prompt = Prompt(embeddings, lengths, ids, PAD)
-    return Request(prompt, sampling, len(prompts), lambda tokens: tokens)
+    return Request(prompt, sampling, lambda tokens: tokens)
 
 
 def picture_index(tokens: Tensor, vocab_size: int) -> Tensor:

@@ -49,8 +49,12 @@ class Request:
 
     prompt: Prompt
     sampling: Sampling
-    images: int
     finish: Callable[[Tensor], Any]  # tokens int64 [B, N] -> what `generate` returns
+
+    @property
+    def images(self) -> int:
+        """Pictures that the call draws."""
+        return len(self.prompt.ids)
 
 
 class ImageModel(Protocol):

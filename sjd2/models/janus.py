@@ -126,7 +126,7 @@ class Janus:
                 return GenerateDecoderOnlyOutput(sequences=tokens)
             return tokens
 
-        return Request(prompt, sampling, input_ids.shape[0], finish)
+        return Request(prompt, sampling, finish)
 
     def _checked_prompt(
         self, input_ids: Tensor | None, attention_mask: Tensor | None
