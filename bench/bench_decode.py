@@ -26,10 +26,10 @@ import transformers
 from tqdm import tqdm
 
 import sjd2
-from sjd2.cli.drawing import picture_of
 from sjd2.demo import load
 from sjd2.demo.checker import check
 from sjd2.demo.scenes import held_out_captions
+from sjd2.models.pixels import picture_of
 
 ROOT = Path(__file__).resolve().parent.parent
 MARKERS = ("<!-- bench_decode: start -->", "<!-- bench_decode: end -->")

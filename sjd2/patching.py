@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import replace
+from functools import partial
 from typing import Any, TypeVar
 
 import torch
@@ -20,13 +21,16 @@ M = TypeVar("M")
 class Accelerated:
     """Stands as `model.generate` and answers the calls that draw pictures.
 
-    Everything else goes to the generate of the model's class. Being a plain object that holds its
+    Everything else goes to the generate that the model had before. Being a plain object that holds its
     model, it follows the model through pickle and deepcopy and then drives the copy.
     """
 
     def __init__(self, model: Any, config: DecodingConfig) -> None:
         self.model = model
         self.config = config
+        # Somebody else may have set a `generate` on the instance: it is called, and comes back.
+        hook = _hook(model)
+        self.replaced: Any = hook.replaced if hook else vars(model).get("generate")
         self.stats: DecodingStats | None = None
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
@@ -36,7 +40,8 @@ class Accelerated:
         seed = own_kwargs.pop("seed", self.config.seed)
         request = family.request(*args, **own_kwargs)
         if request is None:
-            return type(self.model).generate(self.model, *args, **own_kwargs)
+            own = self.replaced or partial(type(self.model).generate, self.model)
+            return own(*args, **own_kwargs)
         if seed is None:
             seed = int(torch.randint(2**62, ()))
         seeds = seeds_for(seed, request.images)
@@ -77,8 +82,11 @@ def restore(model: M) -> M:
     Returns:
         The same object, its `__dict__` as before `accelerate`.
     """
-    if _hook(model) is not None:
+    hook = _hook(model)
+    if hook is not None:
         del model.generate  # type: ignore[attr-defined]
+        if hook.replaced is not None:
+            model.generate = hook.replaced  # type: ignore[attr-defined]
     return model
 
 

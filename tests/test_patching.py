@@ -44,6 +44,19 @@ def test_accelerating_twice_is_one_layer(janus: Any) -> None:
     assert vars(sjd2.restore(janus)) == before
 
 
+def test_a_generate_of_somebody_else_is_called_and_comes_back(janus: Any) -> None:
+    """Kills: falling back to the class, or deleting what another library had put there."""
+    theirs = lambda *args, **kwargs: "theirs"  # noqa: E731
+    janus.generate = theirs
+    try:
+        sjd2.accelerate(sjd2.accelerate(janus))
+        assert janus.generate(generation_mode="text") == "theirs"
+        assert sjd2.restore(janus).generate is theirs
+    finally:
+        sjd2.restore(janus)
+        del janus.generate
+
+
 @pytest.mark.parametrize("how", ["deepcopy", "pickle"])
 def test_a_copy_drives_the_copy(janus: Any, how: str) -> None:
     """Kills: a hook bound to the original, which would draw with the original's weights."""

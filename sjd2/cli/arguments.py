@@ -19,7 +19,7 @@ T = TypeVar("T")
 _GENERATE = """\
 examples:
   sjd2 generate "a red ring above a blue square"
-  sjd2 generate "a green cross on wood" "two pink discs" --n 4 --seed 7 --out crosses/
+  sjd2 generate "a green cross on felt" "two pink discs" --n 4 --seed 7 --out crosses/
   sjd2 generate "a dog in the rain" --model deepseek-community/Janus-Pro-1B --out dog.webp
 """
 _COMPARE = """\

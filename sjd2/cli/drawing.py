@@ -15,6 +15,7 @@ from safetensors import SafetensorError
 from torch import Tensor
 
 from sjd2.config import DecodingConfig
+from sjd2.models.pixels import picture_of
 from sjd2.patching import accelerated, decoding_stats
 from sjd2.sampler import DecodingStats
 
@@ -199,26 +200,6 @@ def draw(
         tokens=tokens.cpu(),
         stats=stats,
     )
-
-
-def picture_of(model: Any, processor: Any, tokens: Tensor) -> Image.Image:
-    """The picture of one row of tokens; alone, because pixels take more memory than tokens.
-
-    Args:
-        model: whose VQ decoder draws.
-        processor: its processor.
-        tokens: int64 [length].
-    """
-    pixels = model.decode_image_tokens(tokens[None])[0].float().cpu()
-    # Not the processor's own postprocess: with torchvision it refuses to make PIL pictures, without
-    # it mistakes rows for channels (transformers 5.23).
-    scale = processor.image_processor
-    levels = (
-        ((pixels * torch.tensor(scale.image_std) + torch.tensor(scale.image_mean)) * 255)
-        .round()
-        .clamp(0, 255)
-    )
-    return Image.fromarray(levels.to(torch.uint8).numpy())
 
 
 def _prompt(processor: Any, caption: str) -> str:

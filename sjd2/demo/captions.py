@@ -53,11 +53,11 @@ SIZE_WORDS = {"small": ("small", "little"), "large": ("large", "big")}
 COUNT_WORDS = {1: ("a", "an"), 2: ("two", "a pair of"), 3: ("three", "a group of three")}
 GROUND_WORDS = {
     "plaster": ("on a plaster wall", "on rough plaster"),
-    "wood": ("on a wooden board", "on wood"),
-    "cloth": ("on a checked cloth", "on woven cloth"),
+    "sand": ("on sand", "on the sand"),
+    "felt": ("on felt", "on soft felt"),
     "gravel": ("on gravel", "on a bed of gravel"),
-    "brick": ("on a brick wall", "on bricks"),
-    "marble": ("on a marble slab", "on marble"),
+    "granite": ("on a granite slab", "on granite"),
+    "cork": ("on a cork board", "on cork"),
 }
 OPENINGS = ("", "there is ", "a picture of ", "a photo of ", "we see ")
 JOINTS = {

@@ -26,8 +26,7 @@ EDGE = 0.55  # an object ends where its chroma falls to this share of what it ha
 LEAST_AREA = 45  # in pixels; the smallest object has 120, so what is smaller is a speck
 LEAST_OVERLAP = 0.8  # intersection over union of a drawn shape with its ideal
 LEAST_SHARE = 0.7  # of an object's pixels that must agree on its colour
-SMALL_BELOW = 12.0  # radius in pixels: "small" reaches up to 10, "large" starts at 14
-TURNS = (-0.24, -0.12, 0.0, 0.12, 0.24)  # radians; scenes turn their objects by up to 0.18
+SMALL_BELOW = 12.0  # radius in pixels: "small" is 10, "large" 16
 
 
 @dataclass(frozen=True)
@@ -226,13 +225,8 @@ def _radius(shape: str, area: float) -> float:
 
 
 def _overlap(patch: Mask, x: float, y: float, shape: str) -> float:
-    """Intersection over union of a patch with a shape of its area and centre, at the best turn."""
+    """Intersection over union of a patch with a shape of its area and centre."""
     rows, columns = np.indices(patch.shape, np.float32) + 0.5
     radius = _radius(shape, patch.sum())
-    overlaps = []
-    for turn in (0.0,) if shape in ("circle", "ring") else TURNS:
-        cos, sin = math.cos(turn), math.sin(turn)
-        dx, dy = columns - x, rows - y
-        ideal = signed_distance(shape, dx * cos + dy * sin, dy * cos - dx * sin, radius) < 0
-        overlaps.append((patch & ideal).sum() / (patch | ideal).sum())
-    return float(max(overlaps))
+    ideal = signed_distance(shape, columns - x, rows - y, radius) < 0
+    return float((patch & ideal).sum() / (patch | ideal).sum())

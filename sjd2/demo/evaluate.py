@@ -8,6 +8,7 @@ from tqdm import tqdm
 from transformers import JanusForConditionalGeneration, JanusProcessor
 
 from sjd2.demo.checker import check
+from sjd2.models.pixels import picture_of
 
 
 def draw(
@@ -51,9 +52,7 @@ def draw(
                 guidance_scale=guidance,
                 top_k=top_k,
             )
-            # Channels first: without torchvision, upstream takes rows for channels otherwise.
-            pixels = list(model.decode_image_tokens(codes).permute(0, 3, 1, 2).float().cpu())
-            drawn += processor.postprocess(pixels, return_tensors="PIL.Image.Image")["pixel_values"]
+            drawn += [picture_of(model, processor, tokens) for tokens in codes]
     return drawn
 
 

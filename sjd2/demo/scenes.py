@@ -1,7 +1,8 @@
 """Captioned 64x64 pictures: shaded shapes on textured ground, with a held-out set of combinations.
 
-The pictures are small enough for a three-million-parameter model and busy enough to be a fair test:
-the ground is lit, textured and unpredictable from one 4x4 patch to the next, as in a photograph.
+The pictures are small enough for a three-million-parameter model: objects stand upright, their
+centres on a lattice of 4 pixels, in one of two sizes. And they are busy enough to be a fair test: the
+ground is lit, textured and unpredictable from one 4x4 patch to the next, as in a photograph.
 
 Captions (module `captions`) are lower-case words and single spaces; `VOCABULARY` lists every word.
 
@@ -68,8 +69,8 @@ COLOURS = {
     "pink": (0.98, 0.42, 0.71),
 }
 
-RADII = {"small": (8.5, 10.0), "medium": (9.5, 12.0), "large": (14.0, 17.0)}
-RADIUS_OF_THREE = (9.0, 10.0)
+RADII = {None: 10.0, "small": 10.0, "large": 16.0}  # in pixels, by the size a caption names
+LATTICE = 4.0  # centres lie on multiples of this, the side of a token
 REACH = 1.15  # no shape extends beyond this many radii from its centre
 GAP = 4.0  # least distance in pixels between two objects
 BORDER = 2.0  # least distance in pixels between an object and the edge of the picture
@@ -77,15 +78,13 @@ BORDER = 2.0  # least distance in pixels between an object and the edge of the p
 
 @dataclass(frozen=True)
 class Thing:
-    """One object of a scene; x, y and radius in pixels, angle in radians."""
+    """One object of a scene; x, y and radius in pixels."""
 
     colour: str
     shape: str
-    size: str
     x: float
     y: float
     radius: float
-    angle: float
 
 
 @dataclass(frozen=True)
@@ -114,12 +113,16 @@ def _sample_facts(rng: random.Random) -> Facts:
     return Facts((Noun(*noun),), rng.choice((2, 3)))
 
 
+def _on_lattice(rng: random.Random, low: float, high: float) -> float:
+    return LATTICE * rng.randint(math.ceil(low / LATTICE), math.floor(high / LATTICE))
+
+
 def _place(rng: random.Random, reaches: list[float]) -> list[tuple[float, float]] | None:
     """Random places for discs of these reaches, or None where the draw lets two come too close."""
     places: list[tuple[float, float]] = []
     for i, reach in enumerate(reaches):
         low, high = BORDER + reach, SIDE - BORDER - reach
-        x, y = rng.uniform(low, high), rng.uniform(low, high)
+        x, y = _on_lattice(rng, low, high), _on_lattice(rng, low, high)
         if any(math.dist((x, y), places[j]) < reach + reaches[j] + GAP for j in range(i)):
             return None
         places.append((x, y))
@@ -138,15 +141,13 @@ def _stands(relation: str | None, places: list[tuple[float, float]]) -> bool:
 
 def _arrange(rng: random.Random, facts: Facts) -> tuple[Thing, ...]:
     nouns = facts.nouns * (facts.count // len(facts.nouns))
-    sizes = [noun.size or "medium" for noun in nouns]
+    radii = [RADII[noun.size] for noun in nouns]
     places: list[tuple[float, float]] | None = None
     while places is None or not _stands(facts.relation, places):
-        ranges = [RADIUS_OF_THREE if len(nouns) == 3 else RADII[size] for size in sizes]
-        radii = [rng.uniform(*limits) for limits in ranges]
         places = _place(rng, [REACH * radius for radius in radii])
     return tuple(
-        Thing(noun.colour, noun.shape, size, x, y, radius, rng.uniform(-0.18, 0.18))
-        for noun, size, (x, y), radius in zip(nouns, sizes, places, radii, strict=True)
+        Thing(noun.colour, noun.shape, x, y, radius)
+        for noun, (x, y), radius in zip(nouns, places, radii, strict=True)
     )
 
 
@@ -202,34 +203,27 @@ def _noise(rng: np.random.Generator, rows: int, columns: int) -> Array:
 
 
 def _plaster(rng: np.random.Generator) -> Array:
-    tone: Array = 0.10 * _noise(rng, 6, 6) + 0.16 * _noise(rng, 13, 13) + 0.09 * _noise(rng, 26, 26)
+    tone: Array = 0.15 * _noise(rng, 26, 26) + 0.12 * _noise(rng, 40, 40)
     return tone
 
 
-def _wood(rng: np.random.Generator) -> Array:
-    period, start = rng.uniform(13, 19), rng.uniform(0, 19)
-    plank = ((_Y + start) / period).astype(int)
-    seam = np.abs((_Y + start) / period - plank - 0.5) * period
-    level, shift = rng.normal(0, 0.12, 8)[plank], rng.uniform(0, 7, 8)[plank]
-    rings = np.sin((_Y + 2.4 * _noise(rng, 5, 4)) * rng.uniform(0.9, 1.3) + shift)
-    grain = 0.13 * rings + 0.13 * _noise(rng, 26, 6) + 0.05 * _noise(rng, 26, 26)
-    tone: Array = grain + level - 0.5 * np.clip(seam - period / 2 + 1.3, 0, 1)
-    return tone.T if rng.random() < 0.5 else tone
+def _sand(rng: np.random.Generator) -> Array:
+    """Grains of about a pixel and a half, some of them dark."""
+    grains = _noise(rng, 44, 44)
+    tone: Array = 0.13 * grains - 0.3 * np.clip(_noise(rng, 36, 36) - 1, 0, 1)
+    return tone + 0.05
 
 
-def _cloth(rng: np.random.Generator) -> Array:
-    turn, wave = rng.uniform(-0.5, 0.5), 2 * np.pi / rng.uniform(9, 14)
-    u = _X * np.cos(turn) + _Y * np.sin(turn) + 1.2 * _noise(rng, 5, 5)
-    v = _Y * np.cos(turn) - _X * np.sin(turn) + 1.2 * _noise(rng, 5, 5)
-    stripes = np.clip(1.8 * np.sin(u * wave), -1, 1) + np.clip(1.8 * np.sin(v * wave), -1, 1)
-    tone: Array = 0.14 * stripes + 0.10 * _noise(rng, 14, 14) + 0.08 * _noise(rng, 28, 28)
+def _felt(rng: np.random.Generator) -> Array:
+    """Short hairs, more of them across than along."""
+    tone: Array = 0.15 * _noise(rng, 44, 20) + 0.1 * _noise(rng, 22, 44)
     return tone
 
 
 def _gravel(rng: np.random.Generator) -> Array:
     """Pebbles: each pixel has the shade of the nearest point on a jittered grid, seams are dark."""
-    cell = rng.uniform(6.5, 8.5)
-    points = rng.uniform(0, 1, (16, 16, 3)).astype(np.float32)
+    cell = rng.uniform(3.6, 4.6)
+    points = rng.uniform(0, 1, (24, 24, 3)).astype(np.float32)
     row, column = (_Y / cell).astype(int) + 1, (_X / cell).astype(int) + 1
     nearest, second, shade = np.full_like(_X, 99), np.full_like(_X, 99), np.zeros_like(_X)
     for i, j in product((-1, 0, 1), repeat=2):
@@ -241,43 +235,41 @@ def _gravel(rng: np.random.Generator) -> Array:
         second = np.where(closer, nearest, np.minimum(second, away))
         nearest, shade = np.where(closer, away, nearest), np.where(closer, point[..., 2], shade)
     dome = np.clip(2.2 * (second - nearest), 0, 1)
-    tone: Array = 0.55 * (shade - 0.5) + 0.36 * (dome - 0.7) + 0.06 * _noise(rng, 24, 24)
+    tone: Array = 0.6 * (shade - 0.5) + 0.3 * (dome - 0.6) + 0.05 * _noise(rng, 36, 36)
     return tone
 
 
-def _brick(rng: np.random.Generator) -> Array:
-    height, width = rng.uniform(8, 11), rng.uniform(16, 21)
-    y = (_Y + rng.uniform(0, height)) / height + 0.05 * _noise(rng, 4, 4)
-    row = np.maximum(y.astype(int), 0)
-    x = (_X + rng.uniform(0, width)) / width + row % 2 / 2 + 0.03 * _noise(rng, 6, 6)
-    column = np.maximum(x.astype(int), 0)
-    seam = np.maximum(
-        (np.abs(y - row - 0.5) - 0.5) * height, (np.abs(x - column - 0.5) - 0.5) * width
-    )
-    mortar = np.clip(seam + 1.8, 0, 1)
-    face = rng.normal(-0.06, 0.12, (12, 8))[row, column] + 0.12 * _noise(rng, 15, 15)
-    tone: Array = face * (1 - mortar) + 0.28 * mortar + 0.06 * _noise(rng, 26, 26)
-    return tone
+def _granite(rng: np.random.Generator) -> Array:
+    """Flecks of three shades."""
+    flecks = _noise(rng, 30, 30)
+    tone: Array = 0.24 * np.clip(2.5 * (np.abs(flecks) - 0.8), 0, 1) * np.sign(flecks)
+    return tone + 0.08 * _noise(rng, 40, 40)
 
 
-def _marble(rng: np.random.Generator) -> Array:
-    veins = 0.6 - np.exp(-4 * np.abs(_noise(rng, 7, 7)))
-    fine = 0.4 - np.exp(-5 * np.abs(_noise(rng, 12, 12)))
-    body = 0.13 * _noise(rng, 10, 10) + 0.08 * _noise(rng, 26, 26)
-    tone: Array = 0.06 + 0.34 * veins + 0.24 * fine + body
+def _cork(rng: np.random.Generator) -> Array:
+    """Pale crumbs with dark pits between them."""
+    pits = np.clip(1.6 * (_noise(rng, 28, 28) - 0.9), 0, 1)
+    tone: Array = 0.08 - 0.42 * pits + 0.11 * _noise(rng, 34, 34)
     return tone
 
 
 _TEXTURES: dict[str, Callable[[np.random.Generator], Array]] = {
     "plaster": _plaster,
-    "wood": _wood,
-    "cloth": _cloth,
+    "sand": _sand,
+    "felt": _felt,
     "gravel": _gravel,
-    "brick": _brick,
-    "marble": _marble,
+    "granite": _granite,
+    "cork": _cork,
 }
-_HUES = {"wood": (0.06, 0.11), "brick": (0.01, 0.06)}  # in turns; the other grounds take any hue
-_SATURATIONS = {"wood": (0.18, 0.30), "brick": (0.12, 0.26)}
+# Hue in turns, saturation, value: each ground has a range of its own around these.
+_TINTS = {
+    "plaster": (0.12, 0.06, 0.82),
+    "sand": (0.11, 0.22, 0.78),
+    "felt": (0.40, 0.16, 0.66),
+    "gravel": (0.60, 0.08, 0.68),
+    "granite": (0.96, 0.09, 0.74),
+    "cork": (0.07, 0.24, 0.72),
+}
 
 
 def _tint(hue: float, saturation: float, value: float) -> Array:
@@ -290,10 +282,9 @@ def _draw_ground(rng: np.random.Generator, ground: str, light: tuple[float, floa
     tone = _TEXTURES[ground](rng)
     slope_y, slope_x = np.gradient(tone)
     tone = np.clip(0.5 + tone - 0.5 * (slope_x * light[0] + slope_y * light[1]), 0, 1)
-    hue = rng.uniform(*_HUES.get(ground, (0, 1)))
-    saturation = rng.uniform(*_SATURATIONS.get(ground, (0.04, 0.2)))
-    value = rng.uniform(0.62, 0.85)
-    dark = _tint(hue + rng.normal(0, 0.08), saturation, value * rng.uniform(0.3, 0.5))
+    hue, saturation, value = _TINTS[ground]
+    hue, value = hue + rng.normal(0, 0.015), value + rng.uniform(-0.06, 0.06)
+    dark = _tint(hue, saturation, value * rng.uniform(0.36, 0.46))
     bright = _tint(hue, saturation * 0.8, value)
     return dark + (bright - dark) * tone[..., None].astype(np.float32)
 
@@ -315,9 +306,7 @@ def signed_distance(shape: str, x: Array, y: Array, radius: float) -> Array:
 
 def outline(thing: Thing, x: Array, y: Array) -> Array:
     """Distance in pixels from points (x, y) to the outline of a placed thing, negative inside."""
-    cos, sin = math.cos(thing.angle), math.sin(thing.angle)
-    dx, dy = x - thing.x, y - thing.y
-    return signed_distance(thing.shape, dx * cos + dy * sin, dy * cos - dx * sin, thing.radius)
+    return signed_distance(thing.shape, x - thing.x, y - thing.y, thing.radius)
 
 
 def _draw_thing(picture: Array, thing: Thing, light: tuple[float, float], grain: Array) -> Array:
@@ -346,7 +335,7 @@ def render(scene: Scene) -> npt.NDArray[np.uint8]:
         uint8 [64, 64, 3] RGB: the same pixels for the same scene.
     """
     rng = np.random.default_rng(scene.seed % 2**63)
-    towards = rng.uniform(-2.6, -0.5)
+    towards = rng.uniform(-2.3, -1.9)
     light = (math.cos(towards), math.sin(towards))
     picture = _draw_ground(rng, scene.background, light)
     grain = _noise(rng, 18, 18)
@@ -354,6 +343,6 @@ def render(scene: Scene) -> npt.NDArray[np.uint8]:
         picture = _draw_thing(picture, thing, light, grain)
     centre = SIDE / 2
     slope = ((_X - centre) * light[0] + (_Y - centre) * light[1]) / SIDE
-    lit = 1 + rng.uniform(0.15, 0.45) * slope + 0.05 * _noise(rng, 4, 4)
+    lit = 1 + rng.uniform(0.15, 0.35) * slope + 0.03 * _noise(rng, 4, 4)
     noisy = picture * lit[..., None] + rng.normal(0, 0.012, picture.shape)
     return (255 * np.clip(noisy, 0, 1) + 0.5).astype(np.uint8)

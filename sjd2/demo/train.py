@@ -39,7 +39,7 @@ class Settings:
 
     seed: int = 0
     workers: int = 2  # parts of a batch on a CPU; part of the recipe, as it decides the rounding
-    scenes: int = 16_384  # training scenes of each cycle of the language model
+    scenes: int = 32_768  # training scenes of the language model
     validation: int = 128  # held-out scenes for the cross entropy
     measured: int = 200  # held-out scenes for the errors of the picture tokenizer
     captions: int = 200  # held-out captions for the final pass rate; 0 skips it
@@ -81,8 +81,7 @@ def train(
             return False
         # Nobody trains the picture tokenizer any further.
         vq.requires_grad_(False)
-        scenes = settings.scenes * len(settings.lm.cycles)
-        data = training_tokens(vq, tokenizer, kept, scenes, shards, out_of_time)
+        data = training_tokens(vq, tokenizer, kept, settings.scenes, shards, out_of_time)
         if data is None:
             return False
         held_out = tokenize(vq, tokenizer, range(settings.validation), "held_out", shards)
@@ -171,9 +170,7 @@ def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--minutes", type=float, default=math.inf, help="stop after so long")
     parser.add_argument("--resume", action="store_true", help="go on from the last checkpoint")
     parser.add_argument("--seed", type=int, default=usual.seed)
-    parser.add_argument(
-        "--scenes", type=int, default=usual.scenes, help="training scenes per cycle"
-    )
+    parser.add_argument("--scenes", type=int, default=usual.scenes)
     parser.add_argument("--vq-steps", type=int, default=usual.vq.steps)
     parser.add_argument("--lm-steps", type=int, default=usual.lm.steps)
     return parser.parse_args(arguments)
@@ -188,7 +185,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         seed=given.seed,
         scenes=given.scenes,
         vq=dataclasses.replace(usual.vq, steps=given.vq_steps),
-        lm=usual.lm.of_length(given.lm_steps),
+        lm=dataclasses.replace(usual.lm, steps=given.lm_steps),
     )
     wanted = given.device
     if wanted == "auto":

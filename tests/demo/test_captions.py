@@ -43,7 +43,7 @@ def test_every_skeleton_means_one_relation():
     ("caption", "facts"),
     [
         ("a red ring", Facts((Noun("red", "ring"),), 1)),
-        ("There is a BIG orange disc on wood", Facts((Noun("orange", "circle", "large"),), 1)),
+        ("There is a BIG orange disc on felt", Facts((Noun("orange", "circle", "large"),), 1)),
         ("a group of three pink crosses", Facts((Noun("pink", "cross"),), 3)),
         (
             "a blue square with an orange cross above it",

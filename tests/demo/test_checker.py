@@ -109,7 +109,7 @@ def on_the_other_axis(scene, rng):
 
 
 def of_the_other_size(scene, rng):
-    radius = {"small": 15.0, "large": 9.5}[scene.things[0].size]
+    radius = {"small": 16.0, "large": 10.0}[scene.facts.nouns[0].size]
     return (replace(scene.things[0], x=32.0, y=32.0, radius=radius),)
 
 
@@ -136,9 +136,9 @@ def test_one_false_thing_fails_the_picture(scenes, edit, applies):
 
 def test_the_failing_claim_is_named():
     """Kills: claims reported in another order than they were judged."""
-    red = Thing("red", "ring", "medium", 18.0, 32.0, 11.0, 0.0)
-    blue = Thing("blue", "square", "medium", 46.0, 32.0, 11.0, 0.0)
-    picture = render(Scene((red, blue), "", Facts((), 2), "wood", 0))
+    red = Thing("red", "ring", 18.0, 32.0, 11.0)
+    blue = Thing("blue", "square", 46.0, 32.0, 11.0)
+    picture = render(Scene((red, blue), "", Facts((), 2), "felt", 0))
     verdict = check(picture, "a red ring to the right of a green square")
     assert {claim.name: claim.holds for claim in verdict.claims} == {
         "count: 2": True,

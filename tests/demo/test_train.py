@@ -19,7 +19,7 @@ from transformers import JanusForConditionalGeneration
 from sjd2.demo.build import build_model, build_processor
 from sjd2.demo.captions import VOCABULARY
 from sjd2.demo.checkpoint import keyed_generator, load_state, save_state
-from sjd2.demo.lm import Cycle, LMSettings, beside_objects, picture_logits, unconditional
+from sjd2.demo.lm import LMSettings, beside_objects, picture_logits, unconditional
 from sjd2.demo.shards import Shards
 from sjd2.demo.train import Settings, main, train
 from sjd2.demo.vq import Codebook, VQSettings, encode, nearest_codes, pictures
@@ -33,8 +33,9 @@ TINY = Settings(
     sampling=((2.0, 0),),
     vq=VQSettings(steps=4, batch=8, warm_up=1, unquantised=1, revive_every=2, checkpoint_every=2),
     lm=LMSettings(
-        cycles=(Cycle(3, warm_up=1), Cycle(2, warm_up=1, object_weight=4.0)),
+        steps=5,
         batch=4,
+        warm_up=1,
         checkpoint_every=2,
         record_every=2,
         validate_every=3,
@@ -110,7 +111,7 @@ def test_result_holds_what_load_and_metrics_promise(uninterrupted: Path) -> None
     assert [step for step, _ in metrics["language_model"]["validation"]] == [3, 5]
     assert metrics["checker"]["guidance"] == 2.0
     assert metrics["parameters"] == sum(p.numel() for p in model.parameters())
-    assert [cycle["steps"] for cycle in metrics["settings"]["lm"]["cycles"]] == [3, 2]
+    assert metrics["settings"]["lm"]["steps"] == 5
     assert processor.tokenizer.boi_token == "<begin_of_image>"
 
 
@@ -198,14 +199,10 @@ def test_codebook_revives_unused_codes() -> None:
     assert len(used) >= 60
 
 
-def test_rates_rise_and_fall_in_each_cycle() -> None:
-    settings = LMSettings(cycles=(Cycle(10, 1.0, 2, 0.5), Cycle(4, 0.5, 1, 1.0, 4.0)))
-    scales = [settings.at(step)[1] for step in range(settings.steps)]
-    assert scales[:6] == [0.5, 1, 1, 1, 1, 1]
-    assert scales[6:10] == pytest.approx([0.8, 0.6, 0.4, 0.2])
-    assert scales[10:] == pytest.approx([0.5, 0.375, 0.25, 0.125])
-    assert [settings.at(step)[0].object_weight for step in (9, 10)] == [1.0, 4.0]
-    assert [cycle.steps for cycle in settings.of_length(28).cycles] == [20, 8]
+def test_rates_rise_stay_and_fall() -> None:
+    settings = LMSettings(steps=10, warm_up=2, falling=0.5)
+    shares = [settings.share_of_rates(step) for step in range(10)]
+    assert shares == pytest.approx([0.5, 1, 1, 1, 1, 1, 0.8, 0.6, 0.4, 0.2])
 
 
 def test_beside_objects_looks_back_only() -> None:
