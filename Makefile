@@ -5,7 +5,7 @@ BIN    := $(VENV)/bin
 STAMP  := $(VENV)/.installed
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo test test-slow lint types format bench clean
+.PHONY: help install demo test test-slow lint types format bench gpu kernels clean
 
 help:  ## list the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
@@ -40,6 +40,12 @@ format: $(STAMP)  ## let ruff rewrite what it can
 
 bench: $(STAMP)  ## the table of the README (about 15 minutes on 2 cores)
 	$(BIN)/python bench/bench_decode.py
+
+gpu: $(STAMP)  ## parity and kernel benchmarks on the GPU at hand; writes bench/results/<device>.json
+	$(BIN)/python bench/gpu.py
+
+kernels: $(STAMP)  ## compile every kernel for GPUs that are not here: registers, shared memory, spills
+	$(BIN)/python bench/compile_kernels.py
 
 clean:  ## remove what the targets above made
 	rm -rf $(VENV) .mypy_cache .pytest_cache .ruff_cache .benchmarks out

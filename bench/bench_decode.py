@@ -15,6 +15,7 @@ import argparse
 import json
 import os
 import platform
+import sys
 import time
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
@@ -115,7 +116,7 @@ class Bench:
         per_picture = forwards / pictures
         return Row(label, window, batch, per_picture, compression, seconds, passed, pictures)
 
-    def race(self, windows: Sequence[int]) -> dict[str, list[float]]:
+    def race(self, windows: Sequence[int], pictures: int) -> dict[str, list[float]]:
         """Seconds per picture at batch 1, stock and accelerated in turns."""
 
         def seconds(captions: Sequence[str], **options: Any) -> float:
@@ -125,7 +126,8 @@ class Bench:
 
         found: dict[str, list[float]] = {"stock transformers": []}
         self.generate(self.captions[:1])  # the first call of a process pays for set-up
-        for index, caption in enumerate(tqdm(self.captions, "racing stock transformers")):
+        captions = self.captions[:pictures]
+        for index, caption in enumerate(tqdm(captions, "racing stock transformers")):
             found["stock transformers"].append(seconds([caption]))
             for window in windows:
                 for method, options in METHODS.items():
@@ -167,8 +169,7 @@ def report(found: dict[str, Any]) -> str:
     parts = [
         f"{rows[0].pictures} held-out captions, batch {batch}, guidance {found['guidance']:g}, "
         f"temperature 1, {where['cores']} cores, torch {where['torch']}, transformers "
-        f"{where['transformers']}, float32. Made by "
-        f"`python bench/bench_decode.py --captions {rows[0].pictures}`.",
+        f"{where['transformers']}, float32. Made by `{found['command']}`.",
         table([*HEAD, f"seconds for {rows[0].pictures}", "checker (95 %)"], cells),
     ]
     if found["race"]:
@@ -193,6 +194,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--captions", type=int, default=64)
     parser.add_argument("--batch", type=int, default=8)
+    parser.add_argument("--race", type=int, default=24, help="captions of the race at batch 1")
     parser.add_argument("--windows", type=int, nargs="+", default=[16, 32, 64])
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
     parser.add_argument("--out", type=Path, help="JSON file; default bench/results/decode-DEVICE")
@@ -206,11 +208,12 @@ def main() -> None:
             rows.append(bench.row(method, given.batch, window=window, **options))
     rows.append(bench.row("sjd maximal", 1, window=given.windows[-1], **METHODS["sjd maximal"]))
     found = {
+        "command": " ".join(["python", "bench/bench_decode.py", *sys.argv[1:]]),
         "environment": environment(bench.model),
         "batch": given.batch,
         "guidance": bench.guidance,
         "rows": [asdict(row) for row in rows],
-        "race": bench.race(given.windows),
+        "race": bench.race(given.windows, given.race),
     }
     out = given.out or ROOT / "bench" / "results" / f"decode-{bench.model.device.type}.json"
     out.parent.mkdir(parents=True, exist_ok=True)

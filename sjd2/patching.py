@@ -21,8 +21,8 @@ M = TypeVar("M")
 class Accelerated:
     """Stands as `model.generate` and answers the calls that draw pictures.
 
-    Everything else goes to the generate that the model had before. Being a plain object that holds its
-    model, it follows the model through pickle and deepcopy and then drives the copy.
+    Everything else goes to the generate that the model had before. Being a plain object that holds
+    its model, it follows the model through pickle and deepcopy and then drives the copy.
     """
 
     def __init__(self, model: Any, config: DecodingConfig) -> None:

@@ -2,8 +2,15 @@
 
 from __future__ import annotations
 
-import pytest
+import os
+
 import torch
+
+if not torch.cuda.is_available():
+    # Triton decides when it is imported whether its kernels are compiled or interpreted.
+    os.environ.setdefault("TRITON_INTERPRET", "1")
+
+import pytest
 from transformers import JanusForConditionalGeneration
 
 import sjd2

@@ -1,5 +1,6 @@
 """What the embedded model is: its sizes, its words, its processor; training fills in the rest."""
 
+import math
 from collections.abc import Iterable
 from pathlib import Path
 
@@ -22,6 +23,10 @@ PICTURE = 64  # pixels on a side
 GRID = 16  # tokens on a side: one token is 4 x 4 pixels
 CODES = 512
 WIDTH = 256
+# With this one rotary frequency, the fifth of 32, turns once in a row of tokens: a head that looks
+# at <begin_of_image> reads the column off it. Otherwise the model must tell where a row ends by
+# what it has drawn.
+ROPE_THETA = (GRID / (2 * math.pi)) ** (32 / 4)
 PROMPT = 18  # prompt tokens in training: <bos>, up to 16 words, <begin_of_image>
 
 # The order fixes the ids: pad is 0.
@@ -84,6 +89,7 @@ def build_config(tokenizer: PreTrainedTokenizerFast) -> JanusConfig:
         num_key_value_heads=4,
         max_position_embeddings=512,
         rms_norm_eps=1e-6,
+        rope_parameters={"rope_type": "default", "rope_theta": ROPE_THETA},
         pad_token_id=tokenizer.pad_token_id,
         bos_token_id=tokenizer.bos_token_id,
         eos_token_id=tokenizer.eos_token_id,

@@ -29,7 +29,7 @@ OBJECT_CHROMA = 0.2  # largest less smallest channel, in 0..1, of a code that sh
 class LMSettings:
     """How the language model is trained; the defaults made the weights in the package."""
 
-    steps: int = 5000
+    steps: int = 4000
     batch: int = 32
     muon_rate: float = 5e-3
     adamw_rate: float = 2e-3

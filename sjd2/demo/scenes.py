@@ -1,8 +1,8 @@
 """Captioned 64x64 pictures: shaded shapes on textured ground, with a held-out set of combinations.
 
 The pictures are small enough for a three-million-parameter model: objects stand upright, their
-centres on a lattice of 4 pixels, in one of two sizes. And they are busy enough to be a fair test: the
-ground is lit, textured and unpredictable from one 4x4 patch to the next, as in a photograph.
+centres on a lattice of 4 pixels, in one of two sizes. And they are busy enough to be a fair test:
+the ground is lit, textured and unpredictable from one 4x4 patch to the next, as in a photograph.
 
 Captions (module `captions`) are lower-case words and single spaces; `VOCABULARY` lists every word.
 

@@ -3,7 +3,8 @@
 Every operation has an eager twin of the same name and signature in `kernels/reference/`.
 """
 
-from sjd2.kernels.kv_cache import kv_append, kv_truncate
+from sjd2.kernels.commit_window import commit_window
+from sjd2.kernels.kv_cache import kv_append, kv_compact, kv_truncate
 from sjd2.kernels.noisy_embed import denoise_step, noisy_embed
 from sjd2.kernels.types import Coupling, DraftKind, Rules, Start, Verdict, Verify, Window
 from sjd2.kernels.verify_window import first_window, verify_window
@@ -16,9 +17,11 @@ __all__ = [
     "Verdict",
     "Verify",
     "Window",
+    "commit_window",
     "denoise_step",
     "first_window",
     "kv_append",
+    "kv_compact",
     "kv_truncate",
     "noisy_embed",
     "verify_window",

@@ -1,27 +1,42 @@
-"""Which implementation of an operation runs, and why."""
+"""Which implementation of the operations runs, and why."""
 
 from __future__ import annotations
 
+import importlib.util
 import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
+from importlib import import_module
+from types import ModuleType
 from typing import Literal, NamedTuple, cast, get_args
+
+import torch
 
 Backend = Literal["auto", "triton", "eager"]
 ENVIRONMENT_VARIABLE = "SJD2_KERNELS"
+
+_MODULES = {"triton": "sjd2.kernels._triton", "eager": "sjd2.kernels.reference"}
 
 
 class Selection(NamedTuple):
     """The implementation that runs and the reason in words."""
 
-    name: Literal["eager"]
+    name: Literal["triton", "eager"]
     reason: str
 
 
-def select(backend: Backend = "auto") -> Selection:
+_FORCED: ContextVar[Selection | None] = ContextVar("_FORCED", default=None)
+
+
+def select(backend: Backend = "auto", device: torch.device | None = None) -> Selection:
     """Choose the implementation of every operation.
 
     Args:
-        backend: "auto", "triton" or "eager". Under "auto" the environment variable `SJD2_KERNELS`
-            decides where it is set, so that a whole program can be switched from outside.
+        backend: "auto" (Triton on a GPU, the eager twins elsewhere), "triton" or "eager". Under
+            "auto" the environment variable `SJD2_KERNELS` decides where it is set, so that a whole
+            program can be switched from outside.
+        device: where the tensors are; None is a GPU where torch sees one, else the CPU.
 
     Returns:
         The implementation and why it was chosen.
@@ -35,11 +50,49 @@ def select(backend: Backend = "auto") -> Selection:
     if backend not in get_args(Backend):
         allowed = ", ".join(repr(name) for name in get_args(Backend))
         raise ValueError(f"{source}: unknown backend; allowed are {allowed}")
+    kind = _default_device() if device is None else device.type
+    obstacle = _obstacle(kind)
     if backend == "triton":
-        raise ValueError(
-            f"{source}: this version of sjd2 has no Triton kernels yet, only their eager twins in "
-            "plain torch; use 'auto' or 'eager'"
-        )
+        if obstacle:
+            raise ValueError(f"{source}: {obstacle}; use 'auto' or 'eager'")
+        return Selection("triton", f"asked for by {source}")
     if backend == "eager":
         return Selection("eager", f"asked for by {source}")
-    return Selection("eager", "this version has the plain-torch twins only; they run on any device")
+    if kind == "cuda" and not obstacle:
+        return Selection("triton", "a GPU and Triton are here")
+    return Selection("eager", obstacle or "interpreted Triton is for tests, not for speed")
+
+
+def implementation(device: torch.device) -> ModuleType:
+    """The module whose operations run on tensors of a device, as `using` or the defaults say."""
+    forced = _FORCED.get()
+    name = forced.name if forced else select("auto", device).name
+    return import_module(_MODULES[name])
+
+
+@contextmanager
+def using(selection: Selection) -> Iterator[None]:
+    """Let every operation inside the block run as selected."""
+    token = _FORCED.set(selection)
+    try:
+        yield
+    finally:
+        _FORCED.reset(token)
+
+
+def _default_device() -> str:
+    return "cuda" if torch.cuda.is_available() else "cpu"
+
+
+def _obstacle(kind: str) -> str | None:
+    """Why Triton kernels cannot run on a kind of device, or None."""
+    if importlib.util.find_spec("triton") is None:
+        return "Triton is not installed (it exists for Linux only)"
+    from triton import knobs
+
+    if kind == "cuda" or knobs.runtime.interpret:
+        return None
+    return (
+        f"Triton kernels need a GPU, and the tensors are on {kind!r} (TRITON_INTERPRET=1, set "
+        "before Triton is imported, interprets them, slowly)"
+    )

@@ -1,10 +1,10 @@
-"""`kv_append` and `kv_truncate`: ragged writes into a preallocated cache, truncation by length."""
+"""`kv_append`, `kv_truncate`, `kv_compact`: a preallocated cache with a length for every row."""
 
 from __future__ import annotations
 
 from torch import Tensor
 
-from sjd2.kernels import reference
+from sjd2.kernels._dispatch import implementation
 
 
 def kv_append(
@@ -22,7 +22,7 @@ def kv_append(
     Sync: none.
     Reference: `kernels/reference/kv_cache.py`.
     """
-    reference.kv_append(keys, values, new_keys, new_values, lengths)
+    implementation(keys.device).kv_append(keys, values, new_keys, new_values, lengths)
 
 
 def kv_truncate(
@@ -42,4 +42,18 @@ def kv_truncate(
     Sync: none.
     Reference: `kernels/reference/kv_cache.py`.
     """
-    reference.kv_truncate(lengths, accept_length, tails, width)
+    implementation(lengths.device).kv_truncate(lengths, accept_length, tails, width)
+
+
+def kv_compact(cache: Tensor, rows: Tensor, lengths: Tensor) -> None:
+    """Move some rows of a cache to its front, in place; what is behind them is left as it falls.
+
+    Args:
+        cache: [R, H, S, D], a layer's keys or values, contiguous.
+        rows: int64 [R'], ascending: row `rows[i]` becomes row `i`.
+        lengths: int64 [R], entries of every row before the move; only those need to arrive.
+
+    Sync: none.
+    Reference: `kernels/reference/kv_cache.py`.
+    """
+    implementation(cache.device).kv_compact(cache, rows, lengths)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from torch import Tensor
 
-from sjd2.kernels import reference
+from sjd2.kernels._dispatch import implementation
 
 
 def noisy_embed(
@@ -46,7 +46,7 @@ def noisy_embed(
     Reference: `kernels/reference/noisy_embed.py`.
     Source: arXiv 2510.08994, section 3.
     """
-    return reference.noisy_embed(
+    embeddings: Tensor = implementation(table.device).noisy_embed(
         tokens,
         table,
         timestep=timestep,
@@ -57,6 +57,7 @@ def noisy_embed(
         position=position,
         copies=copies,
     )
+    return embeddings
 
 
 def denoise_step(
@@ -79,4 +80,7 @@ def denoise_step(
     Reference: `kernels/reference/noisy_embed.py`.
     Source: arXiv 2510.08994, section 3.
     """
-    return reference.denoise_step(embeddings, clean, timestep, next_timestep)
+    denoised: Tensor = implementation(embeddings.device).denoise_step(
+        embeddings, clean, timestep, next_timestep
+    )
+    return denoised

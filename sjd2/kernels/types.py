@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from enum import IntEnum
 from typing import Literal, NamedTuple
 
+import torch
 from torch import Tensor
 
 Verify = Literal["ratio", "gumbel", "greedy"]
@@ -22,7 +23,7 @@ Start = Literal["uniform", "repeat"]
 class DraftKind(IntEnum):
     """Where a column's draft came from, that is: which draft distribution `q` it has."""
 
-    FULL = 0  # drawn from a stored law, `Window.log_q`
+    FULL = 0  # drawn from a stored law, `Window.law`
     UNIFORM = 1  # drawn uniformly from the vocabulary
     ONEHOT = 2  # a token of unknown law: copied, or forced by the grammar
 
@@ -30,22 +31,40 @@ class DraftKind(IntEnum):
 class Window(NamedTuple):
     """The drafts of a batch of windows and the laws they were drawn from.
 
-    `log_q` is last iteration's target, kept where it was computed: column `j` of row `b` finds its
-    law at `log_q[b, j + offset[b]]`, so sliding a window moves no distribution.
+    A law is last iteration's target, kept where it was computed: column `j` of row `b` finds its
+    law at `law[b, j + offset[b]]`, so sliding a window moves no distribution. The eager twins keep
+    log-probabilities; the Triton kernels keep that forward's logits as they came from the model,
+    guidance rows included, and beside them in `law_stats` what makes a law of logits.
     """
 
-    tokens: Tensor  # int64 [B, W], the draft of every column
-    kinds: Tensor  # uint8 [B, W], DraftKind
-    log_q: Tensor  # float [B, W', V]; read where the kind is FULL only
+    slots: Tensor  # int64 [B, W + 1]: the last committed token, then the draft of every column
+    kinds: Tensor  # uint8 [B, W], DraftKind of the drafts
+    law: Tensor  # float [B or 2 B, W', V]; read where the kind is FULL only
     offset: Tensor  # int64 [B]
+    law_stats: Tensor | None = None  # float32 [B, W', 4]; None where `law` is log-probabilities
+
+    @property
+    def tokens(self) -> Tensor:
+        """The draft of every column, int64 [B, W]."""
+        return self.slots[:, 1:]
+
+    @property
+    def fed(self) -> Tensor:
+        """The tokens of the slots that are fed, int64 [B, W]."""
+        return self.slots[:, :-1]
 
     def narrow(self, width: int) -> Window:
         """The first `width` columns, for a picture that ends inside the window."""
-        return self._replace(tokens=self.tokens[:, :width], kinds=self.kinds[:, :width])
+        return self._replace(slots=self.slots[:, : width + 1], kinds=self.kinds[:, :width])
 
     def keep_rows(self, rows: Tensor) -> Window:
-        """The given rows, int64 [B']."""
-        return Window(*(tensor[rows] for tensor in self))
+        """The given rows, int64 [B'], of every tensor; of `law` with their guidance rows."""
+        copies = len(self.law) // len(self.slots)
+        law_rows = torch.cat([rows + copy * len(self.slots) for copy in range(copies)])
+        stats = None if self.law_stats is None else self.law_stats[rows]
+        return Window(
+            self.slots[rows], self.kinds[rows], self.law[law_rows], self.offset[rows], stats
+        )
 
 
 @dataclass(frozen=True)

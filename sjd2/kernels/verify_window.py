@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from torch import Tensor
 
-from sjd2.kernels import reference
+from sjd2.kernels._dispatch import implementation
 from sjd2.kernels.types import Rules, Verdict, Window
 
 
@@ -18,6 +18,7 @@ def verify_window(
     iteration: int,
     length: int,
     grammar: Tensor | None = None,
+    noisy: Tensor | None = None,
 ) -> Verdict:
     """Decide every column of a batch of windows and slide each by its own accept length.
 
@@ -34,6 +35,8 @@ def verify_window(
         iteration: number of this forward, from 1; makes fresh randomness under "ratio".
         length: tokens in a picture. Columns at or beyond it are never committed.
         grammar: int64 [length] or None; forced tokens, -1 where a position is free.
+        noisy: bool [B, W] or None; slots that were fed noise. The chain ends at the first of them:
+            what lies behind was predicted from no picture, and is not committed.
 
     Returns:
         `Verdict`: accept lengths in [1, W] (0 for a finished row), tokens, the next window.
@@ -44,7 +47,7 @@ def verify_window(
     Source: Leviathan et al. 2023 (criterion); Teng et al. 2024, arXiv 2410.01699 (SJD); maximal
         coupling of the unaccepted drafts as described in arXiv 2510.08994 and its peers.
     """
-    return reference.verify_window(
+    verdict: Verdict = implementation(logits.device).verify_window(
         logits,
         window,
         rules,
@@ -53,7 +56,9 @@ def verify_window(
         iteration=iteration,
         length=length,
         grammar=grammar,
+        noisy=noisy,
     )
+    return verdict
 
 
 def first_window(
@@ -71,4 +76,7 @@ def first_window(
     Sync: none.
     Reference: `kernels/reference/verify_window.py`.
     """
-    return reference.first_window(seed, width, vocab_size, grammar=grammar)
+    window: Window = implementation(seed.device).first_window(
+        seed, width, vocab_size, grammar=grammar
+    )
+    return window

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 from transformers import Cache
 
-from sjd2.kernels import kv_append, kv_truncate
+from sjd2.kernels import kv_append, kv_compact, kv_truncate
 
 
 class WindowCache(Cache):
@@ -29,6 +29,7 @@ class WindowCache(Cache):
         self.lengths = torch.zeros(rows, dtype=torch.int64, device=device)
         self.keys: list[Tensor] = []
         self.values: list[Tensor] = []
+        self._entries = torch.arange(capacity, device=device)
         # Host-side bound on the longest row and window: attention reads no further.
         self._longest = 0
         self._extent = 0
@@ -41,10 +42,8 @@ class WindowCache(Cache):
             prefix, the slots before it and itself.
         """
         self._extent = min(self._longest + width, self.capacity)
-        slots = torch.arange(width, device=self.lengths.device)
-        positions = self.lengths[:, None] + slots
-        entries = torch.arange(self._extent, device=self.lengths.device)
-        return positions, (entries <= positions[..., None]).unsqueeze(1)
+        positions = self.lengths[:, None] + self._entries[:width]
+        return positions, (self._entries[: self._extent] <= positions[..., None]).unsqueeze(1)
 
     def update(
         self, key_states: Tensor, value_states: Tensor, layer_idx: int, *args: Any, **kwargs: Any
@@ -61,6 +60,10 @@ class WindowCache(Cache):
     def advance(self, accept_length: Tensor) -> None:
         """Keep the first `accept_length` [R] entries of the window just written."""
         kv_truncate(self.lengths, accept_length)
+        self.close_window()
+
+    def close_window(self) -> None:
+        """Note that `lengths` have been moved behind what is kept of the window just written."""
         self._longest = self._extent
 
     def measure(self, longest: int) -> None:
@@ -68,10 +71,12 @@ class WindowCache(Cache):
         self._longest = longest
 
     def keep_rows(self, rows: Tensor) -> None:
-        """Drop all other rows; `rows` is int64 [R']."""
+        """Drop all other rows; `rows` is int64 [R'], ascending."""
+        for stored in (self.keys, self.values):
+            for layer, cache in enumerate(stored):
+                kv_compact(cache, rows.to(cache.device), self.lengths.to(cache.device))
+                stored[layer] = cache[: len(rows)]
         self.lengths = self.lengths[rows]
-        self.keys = [keys[rows.to(keys.device)] for keys in self.keys]
-        self.values = [values[rows.to(values.device)] for values in self.values]
 
     def get_seq_length(self, layer_idx: int = 0) -> int:
         """Upper bound on the tokens in the longest row; masks and positions come from us."""

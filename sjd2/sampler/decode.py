@@ -23,7 +23,7 @@ from tqdm.auto import tqdm
 
 from sjd2.config import DecodingConfig
 from sjd2.kernels import Rules, noisy_embed, verify_window
-from sjd2.kernels._dispatch import select
+from sjd2.kernels._dispatch import select, using
 from sjd2.kernels.reference.target import guide
 from sjd2.models.base import ImageModel, Prompt, Request, Sampling
 from sjd2.sampler.state import DecodingState
@@ -52,18 +52,19 @@ def decode(
     Sync: on a GPU, one small read every few forwards.
     """
     started = time.perf_counter()
-    backend = select(config.backend)
     prompt, sampling = request.prompt, request.sampling
+    backend = select(config.backend, prompt.embeddings.device)
     rules = _rules(config, sampling)
-    state = DecodingState(model, prompt, list(seeds), config.slots(model.length))
     recorder = Recorder(len(seeds), model.length, trace=config.trace)
-    table = model.embedding_table()
-    first_slot = _prefill(model, prompt, state)
     settle_every = 1 if prompt.embeddings.device.type == "cpu" else _SETTLE_EVERY
+    bar = tqdm(total=len(seeds) * model.length, unit="tok", disable=not config.progress)
 
-    with tqdm(total=len(seeds) * model.length, unit="tok", disable=not config.progress) as bar:
+    with using(backend), bar:
+        state = DecodingState(model, prompt, list(seeds), config.slots(model.length))
+        table = model.embedding_table()
+        first_slot = _prefill(model, prompt, state)
         while state.drawing:
-            slots = noisy_embed(state.fed_tokens(), table, copies=state.copies)
+            slots = noisy_embed(state.window.fed, table, copies=state.copies)
             if state.iteration == 1:
                 slots = torch.cat((first_slot, slots[:, 1:]), dim=1)
             logits = model.logits(_forward(model, slots, state))

@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from sjd2.kernels import Verdict, Window, first_window
+from sjd2.kernels import Verdict, Window, commit_window, first_window
 from sjd2.models.base import ImageModel, Prompt
 from sjd2.sampler.cache import WindowCache
 
@@ -29,7 +29,6 @@ class DecodingState:
         self.rows = torch.arange(images, device=device)
         self.seed = torch.tensor(seeds, dtype=torch.int64, device=device)
         self.position = torch.zeros_like(self.rows)
-        self.last = torch.zeros_like(self.rows)
         self.window: Window = first_window(
             self.seed, width, model.vocab_size, grammar=model.grammar
         )
@@ -43,16 +42,12 @@ class DecodingState:
     @property
     def width(self) -> int:
         """Slots of the next window."""
-        return self.window.tokens.shape[1]
+        return self.window.kinds.shape[1]
 
     @property
     def drawing(self) -> bool:
         """Whether any picture is unfinished, as far as the host has been told."""
         return self.rows.numel() > 0
-
-    def fed_tokens(self) -> Tensor:
-        """Tokens of the slots, int64 [B, W]: the last committed one, then the drafts."""
-        return torch.cat((self.last[:, None], self.window.tokens[:, :-1]), dim=1)
 
     def columns(self) -> Tensor:
         """Picture positions of the columns, int64 [B, W]."""
@@ -60,14 +55,9 @@ class DecodingState:
 
     def commit(self, verdict: Verdict) -> None:
         """Commit every row's own accept length; nothing is read back to the host."""
-        accepted = verdict.accept_length
-        # Columns that are not committed are written too: the next window overwrites them.
-        self.tokens[self.rows[:, None], self.columns()] = verdict.tokens
-        newest = verdict.tokens.gather(1, (accepted - 1).clamp(min=0)[:, None]).squeeze(1)
-        self.last = torch.where(accepted > 0, newest, self.last)
-        self.position = self.position + accepted
+        commit_window(verdict, self.rows, self.tokens, self.position, self.cache.lengths)
         self.window = verdict.window
-        self.cache.advance(accepted.repeat(self.copies))
+        self.cache.close_window()
         self.iteration += 1
 
     def settle(self) -> int:
@@ -92,6 +82,6 @@ class DecodingState:
     def _keep_rows(self, rows: Tensor) -> None:
         everyone = len(self.rows)
         self.rows, self.seed = self.rows[rows], self.seed[rows]
-        self.position, self.last = self.position[rows], self.last[rows]
+        self.position = self.position[rows]
         self.window = self.window.keep_rows(rows)
         self.cache.keep_rows(torch.cat([rows + everyone * copy for copy in range(self.copies)]))

@@ -82,12 +82,13 @@ class State:
     @property
     def key(self) -> tuple[object, ...]:
         remaining = LENGTH - len(self.committed)
-        tokens, kinds, log_q, offset = (tensor[0] for tensor in self.window)
+        slots, kinds, law, offset = (tensor[0] for tensor in self.window[:4])
         laws = tuple(
-            log_q[column + int(offset)].numpy().tobytes() if kind == DraftKind.FULL else b""
+            law[column + int(offset)].numpy().tobytes() if kind == DraftKind.FULL else b""
             for column, kind in enumerate(kinds[:remaining].tolist())
         )
-        return self.committed, tuple(tokens[:remaining].tolist()), tuple(kinds.tolist()), laws
+        drafts = slots[1 : remaining + 1]
+        return self.committed, tuple(drafts.tolist()), tuple(kinds.tolist()), laws
 
 
 Mutation = Callable[[Window, Verdict], Verdict]
@@ -103,7 +104,7 @@ def first_states(model: TableModel, width: int) -> list[tuple[State, float]]:
                 if forced >= 0:
                     tokens[column], kinds[column] = forced, int(DraftKind.ONEHOT)
         window = Window(
-            torch.tensor([tokens]),
+            torch.tensor([[0, *tokens]]),
             torch.tensor([kinds], dtype=torch.uint8),
             torch.zeros(1, width, VOCAB, dtype=torch.float64),
             torch.zeros(1, dtype=torch.int64),
@@ -206,15 +207,15 @@ def old_law_kept(before: Window, verdict: Verdict) -> Verdict:
     source = torch.arange(width) + verdict.accept_length[:, None]
     moved = source.clamp(max=width - 1)
     was_uniform = before.kinds.gather(1, moved) == DraftKind.UNIFORM
-    stored = (moved + before.offset[:, None]).clamp(max=before.log_q.shape[1] - 1)
+    stored = (moved + before.offset[:, None]).clamp(max=before.law.shape[1] - 1)
     rows = torch.arange(len(source))[:, None]
     law = torch.where(
         was_uniform[..., None],
         torch.full((), 1 / VOCAB, dtype=torch.float64).log(),
-        before.log_q[rows, stored],
+        before.law[rows, stored],
     )
     zero = torch.zeros_like(verdict.accept_length)
-    return verdict._replace(window=verdict.window._replace(log_q=law, offset=zero))
+    return verdict._replace(window=verdict.window._replace(law=law, offset=zero))
 
 
 def wrong_column(before: Window, verdict: Verdict) -> Verdict:

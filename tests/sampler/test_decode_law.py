@@ -140,15 +140,17 @@ def lockstep(op: Op, logits: Tensor, window: Window, rules: Rules, **at: Any) ->
     tokens = torch.where(inside, verdict.tokens.gather(1, at_old), verdict.window.tokens)
     rows = torch.arange(len(length))[:, None]
     uniform = torch.tensor(1 / logits.shape[-1]).log()
-    stored = (at_old + window.offset[:, None]).clamp(max=window.log_q.shape[1] - 1)
+    stored = (at_old + window.offset[:, None]).clamp(max=window.law.shape[1] - 1)
     old = torch.where(
         window.kinds.gather(1, at_old)[..., None] == DraftKind.UNIFORM,
         uniform,
-        window.log_q[rows, stored],
+        window.law[rows, stored],
     )
-    law = torch.where(kept_row[..., None], old, verdict.window.log_q[rows, at_old])
+    law = torch.where(kept_row[..., None], old, verdict.window.law[rows, at_old])
     kinds = torch.where(inside, int(DraftKind.FULL), int(DraftKind.UNIFORM)).to(torch.uint8)
-    slid = Window(tokens, kinds, law, torch.zeros_like(length))
+    last = verdict.tokens.gather(1, (length - 1).clamp(min=0)[:, None])
+    slots = torch.cat((last, tokens), dim=1)
+    slid = Window(slots, kinds, law, torch.zeros_like(length))
     return verdict._replace(accept_length=length, window=slid)
 
 
@@ -156,11 +158,11 @@ def half_retained(op: Op, logits: Tensor, window: Window, rules: Rules, **at: An
     """The published SJD2 rule: an unaccepted draft stays if its ratio is at least one half."""
     verdict = op(logits, window, rules, **at)
     width = window.tokens.shape[1]
-    stored = (torch.arange(width) + window.offset[:, None]).clamp(max=window.log_q.shape[1] - 1)
+    stored = (torch.arange(width) + window.offset[:, None]).clamp(max=window.law.shape[1] - 1)
     rows = torch.arange(len(stored))[:, None]
-    log_q = window.log_q[rows, stored, window.tokens]
+    log_q = window.law[rows, stored, window.tokens]
     log_q = torch.where(window.kinds == DraftKind.UNIFORM, -torch.tensor(3.0).log(), log_q)
-    log_p = verdict.window.log_q.gather(-1, window.tokens[..., None]).squeeze(-1)
+    log_p = verdict.window.law.gather(-1, window.tokens[..., None]).squeeze(-1)
     behind = torch.arange(width) >= verdict.accept_length[:, None]
     stays = behind & (log_p - log_q >= torch.tensor(0.5).log())
     tokens = torch.where(stays, window.tokens, verdict.tokens)
@@ -168,7 +170,8 @@ def half_retained(op: Op, logits: Tensor, window: Window, rules: Rules, **at: An
     moved = torch.where(
         source < width, tokens.gather(1, source.clamp(max=width - 1)), verdict.window.tokens
     )
-    return verdict._replace(tokens=tokens, window=verdict.window._replace(tokens=moved))
+    slots = torch.cat((verdict.window.slots[:, :1], moved), dim=1)
+    return verdict._replace(tokens=tokens, window=verdict.window._replace(slots=slots))
 
 
 @pytest.mark.parametrize("rule", [old_law_kept, lockstep, half_retained])

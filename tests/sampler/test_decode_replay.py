@@ -48,7 +48,7 @@ def test_replay_gives_the_laws_that_tokens_were_committed_from(
         verdict = op(*args, **at)
         for index, seed in enumerate(at["seed"].tolist()):
             first, count = int(at["position"][index]), int(verdict.accept_length[index])
-            committed[seed, first : first + count] = verdict.window.log_q[index, :count]
+            committed[seed, first : first + count] = verdict.window.law[index, :count]
         return verdict
 
     monkeypatch.setattr(loop, "verify_window", spy)

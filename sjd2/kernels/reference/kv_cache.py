@@ -1,4 +1,4 @@
-"""Eager twins of `kv_append` and `kv_truncate`."""
+"""Eager twins of `kv_append`, `kv_truncate` and `kv_compact`."""
 
 from __future__ import annotations
 
@@ -27,3 +27,8 @@ def kv_truncate(
         end = (lengths - accept_length + width)[:, None]
         stale = (slots >= lengths[:, None]) & (slots < end)
         cache.masked_fill_(stale[:, None, :, None], 0)
+
+
+def kv_compact(cache: Tensor, rows: Tensor, lengths: Tensor) -> None:
+    """Eager twin of `sjd2.kernels.kv_compact`; see there for the arguments."""
+    cache[: len(rows)] = cache[rows]

@@ -43,7 +43,8 @@ def denoise_step(
 ) -> Tensor:
     """Eager twin of `sjd2.kernels.denoise_step`; see there for the arguments."""
     kept = torch.where(timestep > 0, next_timestep / timestep, 0.0).unsqueeze(-1)
-    return torch.where(kept > 0, kept * embeddings + (1 - kept) * clean, clean)
+    mixed = kept * embeddings.float() + (1 - kept) * clean.float()
+    return torch.where(kept > 0, mixed.to(embeddings.dtype), clean)
 
 
 def _normal(seed: Tensor, position: Tensor, width: int, dimensions: int) -> Tensor:

@@ -21,7 +21,8 @@ def target_log_probs(logits: Tensor, rules: Rules, forced: Tensor | None = None)
     """
     logits = guide(logits, rules.guidance_scale)
     if rules.temperature != 1.0:
-        logits = logits / rules.temperature
+        # Times the inverse, not over the temperature: torch does that on a GPU, and only there.
+        logits = logits * (1 / rules.temperature)
     if 0 < rules.top_k < logits.shape[-1]:
         logits = _keep_top_k(logits, rules.top_k)
     if rules.top_p < 1.0:
@@ -62,6 +63,6 @@ def _keep_top_p(logits: Tensor, p: float) -> Tensor:
     descending = logits.sort(dim=-1, descending=True).values
     probability = descending.softmax(dim=-1)
     mass_before = probability.cumsum(dim=-1) - probability
-    # The most likely token has no mass before it, so at least one is always kept.
-    last = (mass_before < p).sum(dim=-1, keepdim=True) - 1
+    # The most likely token has no mass before it, so one is kept, but for rows of NaN.
+    last = (mass_before < p).sum(dim=-1, keepdim=True).sub(1).clamp(min=0)
     return logits.masked_fill(logits < descending.gather(-1, last), -torch.inf)

@@ -71,13 +71,16 @@ def verify_window(
     iteration: int,
     length: int,
     grammar: Tensor | None = None,
+    noisy: Tensor | None = None,
 ) -> Verdict:
     """Eager twin of `sjd2.kernels.verify_window`; see there for the arguments."""
     forced = None if grammar is None else grammar_at(grammar, position, logits.shape[1])
     log_p = target_log_probs(logits, rules, forced)
     # Same-seed noise must not depend on when a column is decided, only on where it stands.
     draws = PhiloxDraws(seed, position, 0 if rules.verify == "gumbel" else iteration)
-    return decide(log_p, window, rules, draws, position=position, length=length, grammar=grammar)
+    return decide(
+        log_p, window, rules, draws, position=position, length=length, grammar=grammar, noisy=noisy
+    )
 
 
 def decide(
@@ -89,6 +92,7 @@ def decide(
     position: Tensor,
     length: int,
     grammar: Tensor | None = None,
+    noisy: Tensor | None = None,
 ) -> Verdict:
     """Couple every column to its target, count the accepted run, slide the window.
 
@@ -100,6 +104,8 @@ def decide(
         position: int64 [B], picture position of column 0.
         length: tokens in a picture; columns beyond it are never committed.
         grammar: int64 [length] or None, forced tokens, -1 where free.
+        noisy: bool [B, W] or None, slots that were fed noise instead of a draft. What lies behind
+            the first of them was predicted from no picture, and is not committed.
 
     Returns:
         The verdict, with next iteration's window.
@@ -111,9 +117,13 @@ def decide(
         kept = tokens == window.tokens
     run = kept.long().cumprod(dim=1).sum(dim=1)
     committable = (length - position).clamp(min=0, max=log_p.shape[1])
+    if noisy is not None:
+        clean = (~noisy).long().cumprod(dim=1).sum(dim=1)
+        committable = torch.minimum(committable, clean)
     accept_length = torch.minimum(run + 1, committable)
     accepted = torch.minimum(run, committable)
-    slid = _slide(tokens, log_p, accept_length, rules.start, draws, position, grammar)
+    last = _newest(tokens, accept_length, window.slots[:, 0])
+    slid = _slide(tokens, last, log_p, accept_length, rules.start, draws, position, grammar)
     return Verdict(accept_length, accepted, tokens, slid)
 
 
@@ -148,7 +158,7 @@ def _log_q_of_draft(window: Window, vocab_size: int) -> Tensor:
     """Log-probability of every draft under its own law, [B, W]."""
     kinds, tokens = window.kinds, window.tokens
     rows = torch.arange(tokens.shape[0], device=tokens.device)[:, None]
-    full = window.log_q[rows, _stored_at(window), tokens]
+    full = window.law[rows, _stored_at(window), tokens]
     uniform = torch.full_like(full, -math.log(vocab_size))
     known = torch.where(kinds == DraftKind.UNIFORM, uniform, 0.0)
     return torch.where(kinds == DraftKind.FULL, full, known)
@@ -157,7 +167,7 @@ def _log_q_of_draft(window: Window, vocab_size: int) -> Tensor:
 def _log_q(window: Window, rows: Tensor, columns: Tensor, vocab_size: int) -> Tensor:
     """The whole draft law of M columns, [M, V]."""
     kinds = window.kinds[rows, columns].unsqueeze(-1)
-    full = window.log_q[rows, _stored_at(window)[rows, columns]]
+    full = window.law[rows, _stored_at(window)[rows, columns]]
     token_ids = torch.arange(vocab_size, device=full.device)
     is_draft = token_ids == window.tokens[rows, columns].unsqueeze(-1)
     one_hot = torch.zeros_like(full).masked_fill_(~is_draft, -torch.inf)
@@ -167,9 +177,9 @@ def _log_q(window: Window, rows: Tensor, columns: Tensor, vocab_size: int) -> Te
 
 
 def _stored_at(window: Window) -> Tensor:
-    """Where `log_q` holds the law of every column, [B, W]; columns it never held are clamped."""
+    """Where `law` holds the law of every column, [B, W]; columns it never held are clamped."""
     columns = torch.arange(window.tokens.shape[1], device=window.offset.device)
-    return (columns + window.offset[:, None]).clamp_(max=window.log_q.shape[1] - 1)
+    return (columns + window.offset[:, None]).clamp_(max=window.law.shape[1] - 1)
 
 
 def _log_residual(log_p: Tensor, log_q: Tensor) -> Tensor:
@@ -179,8 +189,15 @@ def _log_residual(log_p: Tensor, log_q: Tensor) -> Tensor:
     return torch.where(exhausted, log_p, residual)
 
 
+def _newest(tokens: Tensor, accept_length: Tensor, last: Tensor) -> Tensor:
+    """Every row's last committed token, [B]; `last` where this iteration committed none."""
+    newest = tokens.gather(1, (accept_length - 1).clamp(min=0)[:, None]).squeeze(1)
+    return torch.where(accept_length > 0, newest, last)
+
+
 def _slide(
     tokens: Tensor,
+    last: Tensor,
     log_p: Tensor,
     accept_length: Tensor,
     start: Start,
@@ -200,7 +217,8 @@ def _slide(
         entering_kind = DraftKind.UNIFORM
     kinds = torch.where(is_new, int(entering_kind), int(DraftKind.FULL))
     kinds = kinds.to(torch.uint8)
-    return _force(Window(drafts, kinds, log_p, accept_length), position + accept_length, grammar)
+    slots = torch.cat((last[:, None], drafts), dim=1)
+    return _force(Window(slots, kinds, log_p, accept_length), position + accept_length, grammar)
 
 
 def first_window(
@@ -212,7 +230,8 @@ def first_window(
     drafts = PhiloxDraws(seed, position, iteration=0).fresh(columns, vocab_size)
     kinds = torch.full_like(drafts, int(DraftKind.UNIFORM), dtype=torch.uint8)
     no_law = torch.zeros(seed.shape[0], 1, vocab_size, device=seed.device)
-    return _force(Window(drafts, kinds, no_law, position), position, grammar)
+    slots = torch.cat((position[:, None], drafts), dim=1)
+    return _force(Window(slots, kinds, no_law, position), position, grammar)
 
 
 def _force(window: Window, position: Tensor, grammar: Tensor | None) -> Window:
@@ -221,8 +240,9 @@ def _force(window: Window, position: Tensor, grammar: Tensor | None) -> Window:
         return window
     forced = grammar_at(grammar, position, window.tokens.shape[1])
     drafts = torch.where(forced >= 0, forced, window.tokens)
+    slots = torch.cat((window.slots[:, :1], drafts), dim=1)
     kinds = window.kinds.masked_fill(forced >= 0, int(DraftKind.ONEHOT))
-    return window._replace(tokens=drafts, kinds=kinds)
+    return window._replace(slots=slots, kinds=kinds)
 
 
 def grammar_at(grammar: Tensor, position: Tensor, width: int) -> Tensor:

@@ -1,0 +1,70 @@
+"""`noisy_embed` and `denoise_step` at the hidden sizes of Janus and Emu3.
+
+pytest bench/bench_noisy_embed.py      # on a GPU; a CPU runs one small shape
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+import torch
+
+from bench.harness import DEVICE, bytes_of, implementations, record, skip_without
+from sjd2.kernels import _triton, reference
+
+SHAPES = [(2048, 32, 1), (2048, 96, 16), (4096, 32, 1), (4096, 96, 1), (4096, 96, 16)]
+EMBED = implementations(reference.noisy_embed, _triton.noisy_embed)
+DENOISE = implementations(reference.denoise_step, _triton.denoise_step)
+DTYPE = torch.bfloat16
+LAST_PLACE = 2.0**-7
+
+
+def skip_large(shape: tuple[int, int, int]) -> None:
+    if DEVICE == "cpu" and shape != SHAPES[0]:
+        pytest.skip("one shape is enough to see that it works")
+
+
+@pytest.mark.parametrize("shape", SHAPES, ids=str)
+@pytest.mark.parametrize("name", EMBED)
+def bench_noisy_embed(benchmark: Any, name: str, shape: tuple[int, int, int]) -> None:
+    skip_without(name)
+    skip_large(shape)
+    size, width, images = shape
+    table = torch.randn(16384, size, device=DEVICE).to(DTYPE)
+    tokens = torch.randint(16384, (images, width), device=DEVICE)
+    seed = torch.arange(images, device=DEVICE)
+    given = {
+        "timestep": torch.rand(images, width, device=DEVICE),
+        "mean": table.float().mean(0),
+        "std": table.float().std(0),
+        "time_embedding": torch.randn(images, width, size, device=DEVICE).to(DTYPE),
+        "seed": seed,
+        "position": torch.zeros_like(seed),
+        "copies": 2,
+    }
+    expected = reference.noisy_embed(tokens, table, **given)
+
+    def call() -> torch.Tensor:
+        return EMBED[name](tokens, table, **given)
+
+    torch.testing.assert_close(call(), expected, rtol=LAST_PLACE, atol=LAST_PLACE)
+    # A row of the table and one of the timestep embedding are read, two are written.
+    record(benchmark, call, 2 * bytes_of(expected))
+
+
+@pytest.mark.parametrize("shape", SHAPES, ids=str)
+@pytest.mark.parametrize("name", DENOISE)
+def bench_denoise_step(benchmark: Any, name: str, shape: tuple[int, int, int]) -> None:
+    skip_without(name)
+    skip_large(shape)
+    size, width, images = shape
+    old, clean = (torch.randn(images, width, size, device=DEVICE).to(DTYPE) for _ in range(2))
+    level = torch.rand(images, width, device=DEVICE)
+    expected = reference.denoise_step(old, clean, level, level / 2)
+
+    def call() -> torch.Tensor:
+        return DENOISE[name](old, clean, level, level / 2)
+
+    torch.testing.assert_close(call(), expected, rtol=LAST_PLACE, atol=LAST_PLACE)
+    record(benchmark, call, bytes_of(old, clean, expected))

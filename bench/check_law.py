@@ -1,0 +1,99 @@
+"""Are the tokens of every method really drawn from the embedded model's own law?
+
+    python bench/check_law.py                  # about 3 minutes on 2 cores
+    python bench/check_law.py --pictures 256   # a sharper look
+
+Pictures are drawn with every method, then the model reads each whole picture in one forward
+without a cache and says how surprising every token was. Where tokens follow its law, surprise less
+entropy has mean zero at every position, so the sum over all tokens is `z` standard deviations from
+zero with `z` a standard normal number. A decoder that prefers likely tokens makes it negative.
+Exit 1 beyond 5.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from typing import Any
+
+import torch
+from torch import Tensor
+
+import sjd2
+from sjd2.demo import load
+from sjd2.demo.lm import picture_logits, unconditional
+from sjd2.demo.scenes import held_out_captions
+from sjd2.kernels import Rules
+from sjd2.kernels.reference.target import target_log_probs
+
+METHODS: dict[str, dict[str, Any]] = {
+    "ar": {"method": "ar"},
+    "sjd independent, W = 32": {"window": 32, "coupling": "independent"},
+    "sjd gumbel, W = 32": {"window": 32, "verify": "gumbel"},
+    "sjd maximal, W = 32": {"window": 32},
+    "sjd maximal, W = 64": {"window": 64},
+}
+BATCH = 16
+
+
+def surprise(model: Any, inputs: Any, tokens: Tensor, guidance: float) -> tuple[Tensor, Tensor]:
+    """Surprise less entropy, and its variance, both float64 [B, N], under the model's law."""
+    config = model.generation_config
+    ids, mask = inputs["input_ids"], inputs["attention_mask"]
+    boi = config.generation_kwargs["boi_token_id"]
+    free = unconditional(ids, config.pad_token_id, config.bos_token_id, boi)
+    logits = picture_logits(
+        model, torch.cat((ids, free)), mask.repeat(2, 1), tokens.long().repeat(2, 1)
+    )
+    log_p = target_log_probs(logits, Rules(guidance_scale=guidance)).double()
+    probability, finite = log_p.exp(), log_p.clamp(min=-1e4)
+    entropy = -(probability * finite).sum(-1)
+    variance = (probability * finite.square()).sum(-1) - entropy.square()
+    return -log_p.gather(-1, tokens.long()[..., None]).squeeze(-1) - entropy, variance
+
+
+@torch.no_grad()
+def z_score(model: Any, processor: Any, pictures: int, **options: Any) -> tuple[float, float]:
+    """The standardised sum over all tokens of some pictures, and the step compression."""
+    guidance = model.generation_config.guidance_scale
+    captions = held_out_captions(pictures, seed=3)
+    excess = variance = forwards = 0.0
+    for first in range(0, pictures, BATCH):
+        inputs = processor(
+            text=captions[first : first + BATCH],
+            generation_mode="image",
+            padding=True,
+            return_tensors="pt",
+        ).to(model.device)
+        with sjd2.accelerated(model, seed=first, **options):
+            tokens = model.generate(
+                **inputs,
+                generation_mode="image",
+                do_sample=True,
+                guidance_scale=guidance,
+                top_k=0,
+            )
+            forwards += sum(sjd2.decoding_stats(model).forward_passes)
+        found, spread = surprise(model, inputs, tokens, guidance)
+        excess += float(found.sum())
+        variance += float(spread.sum())
+    return excess / variance**0.5, tokens.shape[1] * pictures / forwards
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--pictures", type=int, default=64)
+    parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
+    given = parser.parse_args()
+    model, processor = load(given.device)
+    worst = 0.0
+    print(f"{'method':<24} {'z':>6}  step compression, {given.pictures} pictures")
+    for name, options in METHODS.items():
+        z, compression = z_score(model, processor, given.pictures, **options)
+        print(f"{name:<24} {z:>6.2f}  {compression:.2f}x", flush=True)
+        worst = max(worst, abs(z))
+    return 1 if worst > 5 else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

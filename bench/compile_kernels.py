@@ -1,0 +1,236 @@
+"""Compile every kernel for GPUs that are not here, and count what it spills.
+
+    python bench/compile_kernels.py                 # all targets, a table, exit 1 on a spill
+    python bench/compile_kernels.py --target sm_90  # one of sm_80, sm_90, sm_100, gfx942
+
+The operations are called as the sampler calls them; what they would have launched is recorded and
+compiled ahead of time instead. So what is checked is what ships: these kernels, with these block
+sizes and warps, and no copy of them.
+"""
+
+from __future__ import annotations
+
+import argparse
+import re
+import subprocess
+import sys
+import tempfile
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import torch
+import triton
+from torch import Tensor
+from triton.backends.compiler import GPUTarget
+from triton.compiler import ASTSource
+from triton.runtime.jit import JITFunction
+
+from sjd2.kernels import Rules, Verdict, Window, _triton
+from sjd2.kernels._triton import launch
+
+TARGETS = {
+    "sm_80": GPUTarget("cuda", 80, 32),
+    "sm_90": GPUTarget("cuda", 90, 32),
+    "sm_100": GPUTarget("cuda", 100, 32),
+    "gfx942": GPUTarget("hip", "gfx942", 64),
+}
+TYPES = {
+    torch.float32: "fp32",
+    torch.bfloat16: "bf16",
+    torch.int64: "i64",
+    torch.int8: "i8",
+    torch.uint8: "u8",
+    torch.bool: "i1",
+}
+
+
+@dataclass
+class Launch:
+    """A kernel and what one call of an operation asked of it."""
+
+    label: str
+    kernel: JITFunction[Any]
+    arguments: tuple[Any, ...]
+    options: dict[str, Any]
+
+
+@dataclass
+class Compiled:
+    """What a launch needs of a GPU."""
+
+    registers: int  # per thread
+    shared: int  # bytes per block
+    spills: int  # bytes per thread, or spilled registers on AMD
+
+
+def recorded(label: str, call: Callable[[], object]) -> list[Launch]:
+    """What an operation launches."""
+    launches: list[Launch] = []
+
+    def record(self: JITFunction[Any], *arguments: Any, grid: Any, warmup: bool, **options: Any):
+        launches.append(Launch(label, self, arguments, options))
+
+    original = JITFunction.run
+    JITFunction.run = record
+    try:
+        call()
+    finally:
+        JITFunction.run = original
+    return launches
+
+
+def launches() -> Iterator[Launch]:
+    """Every kernel in every shipped launch configuration."""
+    plain = Rules()
+    for vocab in (512, 4096, 16384, 32768, 65536):
+        for rules in (
+            plain,
+            replace(plain, guidance_scale=3.0, top_k=2000, coupling="independent"),
+            replace(plain, guidance_scale=3.0, top_k=100, top_p=0.9),
+            replace(plain, guidance_scale=3.0, verify="gumbel", start="repeat"),
+        ):
+            said = f"V={vocab} {rules.verify if rules.verify != 'ratio' else rules.coupling}"
+            for name in ("guidance_scale", "top_k", "top_p"):
+                if getattr(rules, name) != getattr(plain, name):
+                    said += f" {name.split('_')[0] if name == 'guidance_scale' else name}"
+            yield from _verify(said, vocab, rules, grammar=rules.top_p < 1)
+    rows, heads, slots, size = 4, 8, 96, 128
+    cache = torch.zeros(rows, heads, 512, size, dtype=torch.bfloat16)
+    new = torch.zeros(rows, slots, heads, size, dtype=torch.bfloat16).transpose(1, 2)
+    lengths, rows_kept = torch.zeros(rows, dtype=torch.int64), torch.arange(2)
+    yield from recorded("bf16", lambda: _triton.kv_append(cache, cache, new, new, lengths))
+    yield from recorded("scrub", lambda: _triton.kv_truncate(lengths, lengths, (cache,), slots))
+    yield from recorded("bf16", lambda: _triton.kv_compact(cache, rows_kept, lengths))
+    window = _window(rows, slots, 16384, 1)
+    verdict = Verdict(lengths, lengths, window.tokens.contiguous(), window)
+    pictures = torch.zeros(rows, 1024, dtype=torch.int64)
+    yield from recorded(
+        "W=96", lambda: _triton.commit_window(verdict, lengths, pictures, lengths, lengths)
+    )
+    for dtype in (torch.float32, torch.bfloat16):
+        yield from _embed(dtype, window.fed)
+
+
+def _embed(dtype: torch.dtype, tokens: Tensor) -> Iterator[Launch]:
+    table, level = torch.zeros(64, 4096, dtype=dtype), torch.zeros(tokens.shape)
+    mean, time = torch.zeros(4096), torch.zeros(*tokens.shape, 4096, dtype=dtype)
+    where = torch.zeros(len(tokens), dtype=torch.int64)
+    noise = {"timestep": level, "mean": mean, "std": mean, "time_embedding": time}
+    name = TYPES[dtype]
+    yield from recorded(f"{name} clean", lambda: _triton.noisy_embed(tokens, table))
+    yield from recorded(
+        f"{name} noisy",
+        lambda: _triton.noisy_embed(tokens, table, seed=where, position=where, copies=2, **noise),
+    )
+    yield from recorded(name, lambda: _triton.denoise_step(time, time, level, level))
+
+
+def _verify(label: str, vocab: int, rules: Rules, grammar: bool) -> list[Launch]:
+    images, width = 2, 96
+    copies = 2 if rules.guidance_scale != 1 else 1
+    logits = torch.zeros(copies * images, width, vocab, dtype=torch.bfloat16)
+    where = torch.zeros(images, dtype=torch.int64)
+    return recorded(
+        label,
+        lambda: _triton.verify_window(
+            logits,
+            _window(images, width, vocab, copies),
+            rules,
+            seed=where,
+            position=where,
+            iteration=7,
+            length=576,
+            grammar=torch.full((576,), -1) if grammar else None,
+            noisy=torch.zeros(images, width, dtype=torch.bool) if grammar else None,
+        ),
+    )
+
+
+def _window(images: int, width: int, vocab: int, copies: int) -> Window:
+    return Window(
+        torch.zeros(images, width + 1, dtype=torch.int64),
+        torch.zeros(images, width, dtype=torch.uint8),
+        torch.zeros(copies * images, width, vocab, dtype=torch.bfloat16),
+        torch.zeros(images, dtype=torch.int64),
+        torch.zeros(images, width, 5),
+    )
+
+
+def compile_for(target: GPUTarget, launch_: Launch) -> Compiled:
+    """One launch, compiled as the runtime would."""
+    kernel, options = launch_.kernel, dict(launch_.options)
+    given = dict(zip(kernel.arg_names, launch_.arguments, strict=False))
+    given |= {name: options.pop(name) for name in kernel.arg_names if name in options}
+    signature, constants, attributes = {}, {}, {}
+    for index, name in enumerate(kernel.arg_names):
+        value, parameter = given[name], kernel.params[index]
+        signature[name] = _type_of(value)
+        if parameter.is_constexpr or (
+            isinstance(value, int) and value == 1 and not parameter.do_not_specialize
+        ):
+            signature[name], constants[(index,)] = "constexpr", value
+        elif isinstance(value, Tensor) or (isinstance(value, int) and value % 16 == 0):
+            attributes[(index,)] = [["tt.divisibility", 16]]
+    source = ASTSource(kernel, signature, constants, attributes)
+    compiled = triton.compile(source, target=target, options=options)
+    if target.backend == "cuda":
+        return _of_cubin(compiled.asm["cubin"], compiled.metadata.shared)
+    return _of_amd(compiled.asm["amdgcn"], compiled.metadata.shared)
+
+
+def _type_of(value: Any) -> str:
+    if isinstance(value, Tensor):
+        return "*" + TYPES[value.dtype]
+    return {bool: "i1", int: "i32", float: "fp32"}[type(value)]
+
+
+def _of_cubin(cubin: bytes, shared: int) -> Compiled:
+    tool = Path(triton.__file__).parent / "backends" / "nvidia" / "bin" / "cuobjdump"
+    with tempfile.NamedTemporaryFile(suffix=".cubin") as file:
+        file.write(cubin)
+        file.flush()
+        usage = subprocess.run(
+            [tool, "-res-usage", file.name], capture_output=True, text=True, check=True
+        ).stdout
+    numbers = {name: int(n) for name, n in re.findall(r"(REG|STACK|LOCAL):(\d+)", usage)}
+    return Compiled(numbers["REG"], shared, numbers["STACK"] + numbers["LOCAL"])
+
+
+def _of_amd(assembly: str, shared: int) -> Compiled:
+    def number(name: str) -> int:
+        found = re.search(rf"\.{name}:\s+(\d+)", assembly)
+        assert found, f"no {name} in the assembly"
+        return int(found[1])
+
+    spills = number("vgpr_spill_count") + number("sgpr_spill_count")
+    return Compiled(number("vgpr_count"), shared, spills)
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--target", choices=TARGETS, action="append")
+    given = parser.parse_args()
+    if triton.knobs.runtime.interpret:
+        sys.exit("TRITON_INTERPRET is set: interpreted kernels cannot be compiled")
+    spilling = 0
+    print(f"{'kernel':<16} {'launch':<40} {'target':<7} warps  registers  shared  spills")
+    for name in given.target or TARGETS:
+        # The number of warps that the launch code would choose there.
+        launch.WARP_SIZE = TARGETS[name].warp_size
+        for one in launches():
+            needs = compile_for(TARGETS[name], one)
+            spilling += needs.spills > 0
+            kernel = one.kernel.__name__.removesuffix("_kernel")
+            print(
+                f"{kernel:<16} {one.label:<40} {name:<7} {one.options.get('num_warps', 4):>5}  "
+                f"{needs.registers:>9}  {needs.shared:>6}  {needs.spills:>6}",
+                flush=True,
+            )
+    print(f"{spilling} launches spill")
+    return 1 if spilling else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

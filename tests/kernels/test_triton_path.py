@@ -1,0 +1,190 @@
+"""The Triton path as the sampler takes it: it really runs, in few launches, and exactly."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+from torch.utils._python_dispatch import TorchDispatchMode
+
+from sjd2.config import DecodingConfig
+from sjd2.kernels import _dispatch, verify_window
+from sjd2.models.base import Sampling
+from sjd2.sampler import decode
+from tests.table_model import TableModel, chi_square, make_request, threshold
+
+triton = pytest.importorskip("triton")
+interpreted = pytest.mark.skipif(
+    not triton.knobs.runtime.interpret, reason="Triton is not interpreted here"
+)
+PROMPT = (2, 3, 1)
+GUIDED = Sampling(True, guidance_scale=2.0)
+
+
+def draw(
+    config: DecodingConfig, seeds: range, model: TableModel | None = None
+) -> tuple[Tensor, Any]:
+    model = model or TableModel(length=9)
+    return decode(model, make_request(model, [PROMPT] * len(seeds), GUIDED), config, seeds)
+
+
+@interpreted
+@pytest.mark.parametrize(
+    "options",
+    [{}, {"coupling": "independent"}, {"verify": "gumbel"}, {"method": "ar"}],
+    ids=str,
+)
+def test_triton_draws_what_its_twins_draw(options: dict[str, Any]) -> None:
+    """Kills: state that one implementation keeps and the other does not."""
+    tokens, stats = draw(DecodingConfig(window=4, backend="triton", **options), range(5))
+    expected, _ = draw(DecodingConfig(window=4, backend="eager", **options), range(5))
+    assert stats.backend == "triton"
+    assert torch.equal(tokens, expected)
+
+
+@interpreted
+def test_pictures_drawn_by_triton_follow_the_target_law() -> None:
+    """Kills: kernels and twins wrong in the same way where the twins are never sampled."""
+    model = TableModel(length=2)
+    tokens, _ = draw(DecodingConfig(window=2, backend="triton"), range(300), model)
+    law = model.picture_law(PROMPT, GUIDED)
+    statistic, degrees = chi_square(tokens, law, model.vocab_size)
+    assert statistic < threshold(degrees)
+
+
+class Launches(TorchDispatchMode):
+    """Counts what a GPU would be asked to run: kernels of ours, and operations of torch."""
+
+    # Views and allocations launch nothing.
+    free = (
+        *("slice", "unsqueeze", "select", "view", "_unsafe_view", "expand", "split", "transpose"),
+        *("empty", "new_empty", "empty_like", "permute", "as_strided", "t", "detach", "alias"),
+    )
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.seen: list[str] = []
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        name = func.overloadpacket.__name__
+        if func.namespace == "aten" and name not in self.free:
+            self.seen.append(name)
+        return func(*args, **(kwargs or {}))
+
+
+@interpreted
+def test_an_iteration_is_six_launches_and_no_readback(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Kills: a tensor operation slipped in between the kernels; anything the host must wait for."""
+    from triton.runtime.interpreter import InterpretedFunction
+
+    model = TableModel(length=40)
+    counter = Launches()
+    run, per_iteration = InterpretedFunction.run, []
+
+    def counted(self: Any, *args: Any, **kwargs: Any) -> Any:
+        counter.seen.append(self.fn.__name__)
+        # What the interpreter does with tensors is its own affair.
+        with torch.utils._python_dispatch._disable_current_modes():
+            return run(self, *args, **kwargs)
+
+    def outside(method: Any) -> Any:
+        def uncounted(*args: Any, **kwargs: Any) -> Any:
+            before = len(counter.seen)
+            result = method(*args, **kwargs)
+            del counter.seen[before:]
+            return result
+
+        return uncounted
+
+    monkeypatch.setattr(InterpretedFunction, "run", counted)
+    for name in ("hidden", "logits"):
+        monkeypatch.setattr(model, name, outside(getattr(model, name)))
+    loop = sys.modules[decode.__module__]
+    commit = loop.DecodingState.commit
+
+    def committed(self: Any, verdict: Any) -> None:
+        commit(self, verdict)
+        per_iteration.append(list(counter.seen))
+        counter.seen.clear()
+
+    monkeypatch.setattr(loop.DecodingState, "commit", committed)
+    settle = loop.DecodingState.settle
+    monkeypatch.setattr(loop.DecodingState, "settle", outside(settle))
+    with counter:
+        draw(DecodingConfig(window=4, backend="triton"), range(2), model)
+    steady = per_iteration[2:]
+    assert steady
+    for launches in steady:
+        assert sorted(launches) == sorted(
+            ["embed_kernel", "add", "le", "columns_kernel", "rows_kernel", "commit_kernel"]
+        )
+
+
+def test_window_state_is_small() -> None:
+    """Beside the logits a row keeps at most 8 KB at W = 96.
+
+    Kills: a [W, V] tensor in the window.
+    """
+    from sjd2.kernels import Rules, _triton, first_window
+
+    if not triton.knobs.runtime.interpret:
+        pytest.skip("Triton is not interpreted here")
+    seed = torch.zeros(1, dtype=torch.int64)
+    window = first_window(seed, 96, 16)
+    logits = torch.zeros(1, 96, 16)
+    at = {"seed": seed, "position": seed, "iteration": 1, "length": 200}
+    after = _triton.verify_window(logits, window, Rules(), **at).window
+    assert after.law.data_ptr() == logits.data_ptr()
+    kept = [tensor for name, tensor in after._asdict().items() if name != "law"]
+    assert sum(tensor.numel() * tensor.element_size() for tensor in kept) <= 8192
+
+
+def test_the_choice_of_an_implementation_is_open(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Kills: Triton asked for and something else given; a CPU slowed down by interpretation."""
+    cpu = torch.device("cpu")
+    monkeypatch.delenv("SJD2_KERNELS", raising=False)
+    assert _dispatch.select("auto", cpu).name == "eager"
+    monkeypatch.setattr(triton.knobs.runtime, "interpret", False)
+    with pytest.raises(ValueError, match=r"backend='triton': Triton kernels need a GPU"):
+        _dispatch.select("triton", cpu)
+    assert _dispatch.select("auto", torch.device("cuda")).name == "triton"
+    monkeypatch.setenv("SJD2_KERNELS", "eager")
+    assert _dispatch.select("auto", torch.device("cuda")).name == "eager"
+    assert "SJD2_KERNELS='eager'" in _dispatch.select("auto", cpu).reason
+    monkeypatch.setattr(_dispatch.importlib.util, "find_spec", lambda name: None)
+    with pytest.raises(ValueError, match="Triton is not installed"):
+        _dispatch.select("triton", torch.device("cuda"))
+
+
+@interpreted
+def test_an_operation_outside_the_sampler_obeys_the_environment(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Kills: SJD2_KERNELS read by the sampler only."""
+    from sjd2.kernels import Rules, first_window
+
+    seed = torch.zeros(1, dtype=torch.int64)
+    at = {"seed": seed, "position": seed, "iteration": 1, "length": 9}
+    window = first_window(seed, 2, 5)
+    monkeypatch.setenv("SJD2_KERNELS", "triton")
+    verdict = verify_window(torch.zeros(1, 2, 5), window, Rules(), **at)
+    assert verdict.window.law_stats is not None
+    monkeypatch.setenv("SJD2_KERNELS", "eager")
+    verdict = verify_window(torch.zeros(1, 2, 5), window, Rules(), **at)
+    assert verdict.window.law_stats is None
+
+
+def test_every_kernel_compiles_for_every_target_without_spills(tmp_path: Path) -> None:
+    """Kills: what only the interpreter accepts; a tile too large for its registers."""
+    script = Path(__file__).parents[2] / "bench" / "compile_kernels.py"
+    environment = {"PATH": "/usr/bin:/bin", "TRITON_CACHE_DIR": str(tmp_path)}
+    done = subprocess.run(
+        [sys.executable, str(script)], env=environment, capture_output=True, text=True
+    )
+    print(done.stdout)
+    assert done.returncode == 0, done.stdout + done.stderr
