@@ -119,6 +119,7 @@ def test_an_unknown_model_class_is_refused() -> None:
 
 def test_backend_is_chosen_openly(janus: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     """Kills: a wish for Triton quietly answered by something else."""
+    monkeypatch.setattr("sjd2.kernels._dispatch._obstacle", lambda kind: "Triton is not for here")
     with pytest.raises(ValueError, match="Triton"):
         sjd2.accelerate(janus, backend="triton")
     monkeypatch.setenv("SJD2_KERNELS", "nonsense")

@@ -5,21 +5,15 @@ from transformers.utils import logging as upstream_logging
 
 from sjd2.cli import commands
 from sjd2.demo.build import build_generation_config, build_processor, save
+from sjd2.demo.captions import VOCABULARY
 from tests.janus_model import LENGTH, tiny_janus
-
-WORDS = (
-    *("a", "an", "red", "blue", "pink", "green", "purple", "orange", "yellow", "ring", "cross"),
-    *("square", "disc", "discs", "triangle", "circle", "two", "three", "group", "of", "above"),
-    *("to", "the", "right", "left", "on", "brick", "bricks", "woven", "cloth", "wooden", "board"),
-    *("there", "is", "are", "small", "photo", "picture", "beneath", "sits", "wood"),
-)
 
 
 @pytest.fixture(scope="session")
 def folder(tmp_path_factory):
     """A tiny random Janus with a processor, as `save_pretrained` writes them."""
     path = tmp_path_factory.mktemp("model")
-    processor = build_processor(WORDS)
+    processor = build_processor(VOCABULARY)
     model = tiny_janus()
     # Upstream's default is a grid for pictures of another size.
     model.config.vq_config.num_patches = int(LENGTH**0.5)

@@ -1,5 +1,7 @@
 """`noisy_embed` with its backward, and `denoise_step`."""
 
+from typing import Any
+
 import torch
 import triton
 import triton.language as tl
@@ -150,13 +152,13 @@ def _(tokens: Tensor, table: Tensor, *args: object) -> Tensor:
     return table.new_empty(copies * tokens.shape[0], tokens.shape[1], table.shape[1])
 
 
-def _save(ctx: torch.autograd.function.FunctionCtx, inputs: tuple, output: Tensor) -> None:
+def _save(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
     tokens, table, timestep, *_, time_embedding, _, _, copies = inputs
     ctx.save_for_backward(tokens, timestep)
     ctx.table, ctx.copies, ctx.has_time = table.shape, copies, time_embedding is not None
 
 
-def _backward(ctx: torch.autograd.function.FunctionCtx, grad: Tensor) -> tuple:
+def _backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
     """To the table, a slot's gradient by the share that its clean embedding has in it."""
     tokens, timestep = ctx.saved_tensors
     grad = grad.view(ctx.copies, *tokens.shape, -1).sum(0)
