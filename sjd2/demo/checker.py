@@ -205,10 +205,16 @@ def _hue(pixels: Field) -> Field:
 _HUES = _hue(np.array(list(COLOURS.values()), np.float32))
 
 
+def nearest_hue(pixels: Field) -> npt.NDArray[np.int64]:
+    """The numbers in COLOURS of the hues nearest to those of [..., 3] RGB pixels in 0..1."""
+    away = np.abs(np.angle(np.exp(1j * (_hue(pixels)[..., None] - _HUES))))
+    nearest: npt.NDArray[np.int64] = away.argmin(axis=-1)
+    return nearest
+
+
 def _colour(pixels: Field) -> str:
     """The colour whose hue is nearest for most of the [n, 3] pixels, if they agree."""
-    away = np.abs(np.angle(np.exp(1j * (_hue(pixels)[:, None] - _HUES))))
-    votes = np.bincount(away.argmin(axis=1), minlength=len(COLOURS))
+    votes = np.bincount(nearest_hue(pixels), minlength=len(COLOURS))
     return list(COLOURS)[votes.argmax()] if votes.max() >= LEAST_SHARE * len(pixels) else "unclear"
 
 

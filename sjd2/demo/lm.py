@@ -1,9 +1,12 @@
 """Stage 3 of the recipe: the language model learns to continue captions with picture tokens.
 
 Hidden matrices are trained by Muon, all else by AdamW; the learning rate warms up, stays, and falls
-linearly to zero. Tokens beside an object count more than the others: most tokens show the ground,
-whose texture nobody can predict, and would drown what a caption is about. The weights kept are an
-exponential moving average.
+linearly to zero. The weights kept are an exponential moving average.
+
+A token's surprise is that of its kind (the ground, or an object of some colour) plus that of the
+code among the codes of its kind. Which grain of the ground comes next nobody can predict, and most
+tokens show the ground: their second part counts little in the loss, or its noise would drown what
+captions are about. Each part is a proper score of its own, so the law that is learned is the same.
 """
 
 import time
@@ -13,30 +16,27 @@ from pathlib import Path
 from typing import Any
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 from tqdm import tqdm
 from transformers import JanusForConditionalGeneration
 
-from sjd2.demo.build import GRID
 from sjd2.demo.checkpoint import keyed_generator, load_state, save_state
-from sjd2.demo.shards import Shards
-
-OBJECT_CHROMA = 0.2  # largest less smallest channel, in 0..1, of a code that shows an object
+from sjd2.demo.codebook import SIZES, Codebook, kinds
+from sjd2.demo.shards import Shards, half_precision
 
 
 @dataclass(frozen=True)
 class LMSettings:
     """How the language model is trained; the defaults made the weights in the package."""
 
-    steps: int = 4000
+    steps: int = 2400
     batch: int = 32
     muon_rate: float = 5e-3
     adamw_rate: float = 2e-3
     weight_decay: float = 0.02
     warm_up: int = 100
     falling: float = 0.55  # fraction of the steps over which the rates fall to zero, linearly
-    object_weight: float = 4.0  # of the tokens beside an object in the loss; the others weigh 1
+    grain_weight: float = 0.15  # in the loss, of the codes among those of the ground
     dropped: float = 0.1  # fraction of captions blanked, for guidance
     average: float = 0.998  # decay of the moving average of the weights, per step
     checkpoint_every: int = 100
@@ -50,13 +50,13 @@ class LMSettings:
         return min(1.0, rising, falling)
 
 
-def prepare(model: JanusForConditionalGeneration) -> None:
-    """Initial values for this width: embeddings of about unit scale, codes as the VQ has them."""
+def prepare(model: JanusForConditionalGeneration, book: Codebook) -> None:
+    """Initial values for this width: embeddings of about unit scale, like codes side by side."""
     inner = model.model
     with torch.no_grad():
         inner.language_model.embed_tokens.weight.mul_(25)  # from 0.02 to 0.5
-        codes = inner.vqmodel.quantize.embedding.weight
-        inner.generation_embeddings.weight.copy_(codes * codes.shape[1] ** 0.5)
+        codes = inner.generation_embeddings.weight
+        codes.copy_(book.directions(codes.shape[1]) * codes.shape[1] ** 0.5)
         for layer in (inner.generation_aligner.fc1, *inner.generation_aligner.hidden_layers):
             layer.weight.mul_(layer.in_features**-0.5 / layer.weight.std())
 
@@ -92,40 +92,20 @@ def picture_logits(
 
 def token_losses(
     model: JanusForConditionalGeneration, prompts: Tensor, mask: Tensor, codes: Tensor
-) -> Tensor:
-    """Cross entropy in nats of every picture token, [B, N] float32; arguments as before."""
-    # The cache of casts is shared by all threads, and theirs are different graphs.
-    with torch.autocast(codes.device.type, torch.bfloat16, cache_enabled=False):
+) -> tuple[Tensor, Tensor]:
+    """The surprise in nats of every picture token, in two parts; arguments as before.
+
+    Returns:
+        tuple: float32 [B, N] each: of the token's kind, and of the token given its kind.
+    """
+    with half_precision(codes.device):
         logits = picture_logits(model, prompts, mask, codes)
-    losses = F.cross_entropy(logits.float().flatten(0, 1), codes.flatten(), reduction="none")
-    return losses.view(codes.shape)
-
-
-@torch.no_grad()
-def coloured_codes(model: JanusForConditionalGeneration, codes: Tensor) -> Tensor:
-    """Which codes show objects rather than ground: [codes] bool, by their chroma once decoded.
-
-    Args:
-        model: Janus with its picture tokenizer trained.
-        codes: [B, N] int64 of some pictures, to see the codes among their neighbours.
-    """
-    pixels = model.decode_image_tokens(codes)
-    chroma = (pixels.amax(-1) - pixels.amin(-1)) / 2
-    chroma = F.avg_pool2d(chroma[:, None], pixels.shape[1] // GRID).flatten()
-    total = chroma.new_zeros(model.config.vq_config.num_embeddings)
-    uses = torch.bincount(codes.flatten(), minlength=len(total)).clamp(min=1)
-    return total.index_add(0, codes.flatten(), chroma) / uses > OBJECT_CHROMA
-
-
-def beside_objects(codes: Tensor, coloured: Tensor) -> Tensor:
-    """Which tokens [B, N] follow an object: to their left or in the row above, one column around.
-
-    Only tokens already drawn count. So a loss weighted by this teaches the same distribution as
-    one that is not, and merely learns it better where it matters.
-    """
-    seen = F.pad(coloured[codes].view(len(codes), -1, GRID), (1, 1, 1, 0))
-    left, above = seen[:, 1:, :-2], seen[:, :-1]
-    return (left | above[..., :-2] | above[..., 1:-1] | above[..., 2:]).flatten(1)
+    logits = logits.float()
+    of_kinds = torch.stack([part.logsumexp(-1) for part in logits.split(SIZES, dim=-1)], dim=-1)
+    chosen = of_kinds.gather(-1, kinds(codes.device)[codes][..., None])
+    kind = of_kinds.logsumexp(-1, keepdim=True) - chosen
+    code = chosen - logits.gather(-1, codes[..., None])
+    return kind[..., 0], code[..., 0]
 
 
 class Optimiser:
@@ -134,42 +114,56 @@ class Optimiser:
     Args:
         model: Janus; what drawing does not use gets no gradient and stays as it is.
         settings: the recipe.
+        shards: whose threads take a step; Muon's costs as much as a sixth of the gradients.
     """
 
-    def __init__(self, model: JanusForConditionalGeneration, settings: LMSettings) -> None:
-        self.settings = settings
+    def __init__(
+        self, model: JanusForConditionalGeneration, settings: LMSettings, shards: Shards
+    ) -> None:
+        self.settings, self.shards = settings, shards
         inner = model.model
-        matrices = [p for p in inner.language_model.layers.parameters() if p.ndim == 2]
+        layers = [
+            [p for p in layer.parameters() if p.ndim == 2] for layer in inner.language_model.layers
+        ]
         drawing = (
             inner.language_model,
             inner.generation_embeddings,
             inner.generation_aligner,
             inner.generation_head,
         )
-        hidden = {id(p) for p in matrices}
+        hidden = {id(p) for matrices in layers for p in matrices}
         self.trained = [p for module in drawing for p in module.parameters()]
         rest = [p for p in self.trained if id(p) not in hidden]
         self.parts: dict[str, torch.optim.Optimizer] = {
-            "muon": torch.optim.Muon(
-                matrices, weight_decay=settings.weight_decay, adjust_lr_fn="match_rms_adamw"
-            ),
-            "adamw": torch.optim.AdamW(rest, betas=(0.9, 0.98), weight_decay=0.0),
+            f"layer {number}": torch.optim.Muon(
+                matrices,
+                lr=settings.muon_rate,
+                weight_decay=settings.weight_decay,
+                adjust_lr_fn="match_rms_adamw",
+            )
+            for number, matrices in enumerate(layers)
         }
+        self.parts["others"] = torch.optim.AdamW(
+            rest, lr=settings.adamw_rate, betas=(0.9, 0.98), weight_decay=0.0
+        )
+        self.rates = {name: part.defaults["lr"] for name, part in self.parts.items()}
 
     def step(self, step: int) -> None:
         """Applies the gradients at the learning rates of this step, and clears them."""
-        settings = self.settings
-        share = settings.share_of_rates(step)
+        share = self.settings.share_of_rates(step)
         nn.utils.clip_grad_norm_(self.trained, 1.0)
-        rates = {"muon": settings.muon_rate, "adamw": settings.adamw_rate}
-        for name, part in self.parts.items():
+
+        def apply(name: str) -> None:
+            part = self.parts[name]
             for group in part.param_groups:
-                group["lr"] = share * rates[name]
+                group["lr"] = share * self.rates[name]
             part.step()
             part.zero_grad(set_to_none=True)
 
+        list(self.shards.pool.map(apply, self.parts))
+
     def state_dict(self) -> dict[str, Any]:
-        """Both optimisers' states by name."""
+        """The states of all parts by name."""
         return {name: part.state_dict() for name, part in self.parts.items()}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
@@ -182,20 +176,26 @@ class _Run:
     """A training run between two steps: all that a checkpoint holds."""
 
     def __init__(
-        self, model: JanusForConditionalGeneration, settings: LMSettings, seed: int, path: Path
+        self,
+        model: JanusForConditionalGeneration,
+        book: Codebook,
+        settings: LMSettings,
+        seed: int,
+        shards: Shards,
+        path: Path,
     ) -> None:
+        self.shards = shards
         self.model, self.settings, self.seed, self.path = model, settings, seed, path
         self.step = 0
         self.history: dict[str, Any] = {"training": [], "validation": [], "seconds": 0.0}
         self.recent = 0.0  # sum of the losses since the last record
-        self.coloured: Tensor | None = None
         state = load_state(path)
         if state is None:
-            prepare(model)
+            prepare(model, book)
         else:
             model.load_state_dict(state["model"])
             self.step, self.history, self.recent = state["step"], state["history"], state["recent"]
-        self.optimiser = Optimiser(model, settings)
+        self.optimiser = Optimiser(model, settings, shards)
         self.average = [p.detach().clone() for p in self.optimiser.trained]
         if state is not None:
             self.optimiser.load_state_dict(state["optimiser"])
@@ -217,7 +217,7 @@ class _Run:
             },
         )
 
-    def advance(self, data: dict[str, Tensor], shards: Shards) -> None:
+    def advance(self, data: dict[str, Tensor]) -> None:
         """One step of the optimiser and of the average."""
         model, settings, config = self.model, self.settings, self.model.generation_config
         boi = config.generation_kwargs["boi_token_id"]
@@ -227,16 +227,16 @@ class _Run:
         mask = (prompts != config.pad_token_id).long()
         blank = draws < settings.dropped
         prompts = torch.where(blank[:, None], unconditional(prompts, *special), prompts)
-        weights = self._weights(data, codes)
         losses: dict[int, float] = {}
 
         def loss_of(number: int, part: Sequence[Tensor]) -> Tensor:
-            loss = token_losses(model, *part[:3])
-            losses[number] = float(loss.detach().mean()) * len(part[0])
-            return (loss * part[3]).mean()
+            kind, code = token_losses(model, *part)
+            losses[number] = float((kind + code).detach().mean()) * len(part[0])
+            grain = kinds(code.device)[part[2]] == 0
+            return (kind + torch.where(grain, settings.grain_weight, 1.0) * code).mean()
 
-        batch = [tensor.to(model.device) for tensor in (prompts, mask, codes, weights)]
-        shards.backward(loss_of, batch, self.optimiser.trained)
+        batch = [tensor.to(model.device) for tensor in (prompts, mask, codes)]
+        self.shards.backward(loss_of, batch, self.optimiser.trained)
         self.optimiser.step(self.step)
         # A short memory at first: the average must forget the untrained weights.
         keep = min(settings.average, (1 + self.step) / (10 + self.step))
@@ -255,15 +255,6 @@ class _Run:
         chosen = torch.cat(rows)
         return data["prompts"][chosen].long(), data["codes"][chosen].long()
 
-    def _weights(self, data: dict[str, Tensor], codes: Tensor) -> Tensor:
-        """What each token [B, N] counts in the loss of this step, 1 on average."""
-        if self.coloured is None:
-            some = data["codes"][:256].long().to(self.model.device)
-            self.coloured = coloured_codes(self.model, some).cpu()
-        beside = beside_objects(codes, self.coloured)
-        weights = torch.where(beside, self.settings.object_weight, 1.0)
-        return weights / weights.mean()
-
     def record(self, validation: dict[str, Tensor]) -> None:
         """Adds to the history what this step is due."""
         settings = self.settings
@@ -273,10 +264,10 @@ class _Run:
             self.recent = 0.0
         if self.step % settings.validate_every == 0 or self.step == settings.steps:
             self.exchange()
-            found = round(cross_entropy(self.model, validation), 4)
+            kind, code = cross_entropy(self.model, validation)
             self.exchange()
-            self.history["validation"].append([self.step, found])
-            tqdm.write(f"step {self.step}: validation cross entropy {found}")
+            self.history["validation"].append([self.step, round(kind + code, 4), round(kind, 4)])
+            tqdm.write(f"step {self.step}: cross entropy {kind + code:.4f}, of kinds {kind:.4f}")
 
     @torch.no_grad()
     def exchange(self) -> None:
@@ -289,6 +280,7 @@ class _Run:
 
 def train_lm(
     model: JanusForConditionalGeneration,
+    book: Codebook,
     data: dict[str, Tensor],
     validation: dict[str, Tensor],
     folder: Path,
@@ -300,8 +292,8 @@ def train_lm(
     """Trains the language model from its last checkpoint in `folder`, or from nothing.
 
     Args:
-        model: Janus with its picture tokenizer trained; on its device, trained in place. At the end
-            it holds the averaged weights.
+        model: Janus on its device, trained in place. At the end it holds the averaged weights.
+        book: which code each patch of a picture has.
         data: "prompts" and "codes" of the training scenes.
         validation: the same of scenes never trained on.
         folder: where `lm.pt` is kept.
@@ -310,18 +302,14 @@ def train_lm(
         shards: who computes the gradients.
         out_of_time: asked after every step; training stops with a checkpoint when it says so.
     Returns:
-        dict: "training" and "validation", lists of [step, cross entropy], and "seconds"; None where
-        time ran out first.
+        dict: "training" and "validation", lists that start with [step, cross entropy], the second
+        with that of the kinds alone behind it, and "seconds"; None where time ran out first.
     """
-    inner = model.model.language_model
-    if model.device.type == "cpu":
-        # A fifth faster than the fused attention at this width, backward included.
-        inner.set_attn_implementation("eager")
-    run = _Run(model, settings, seed, folder / "lm.pt")
+    run = _Run(model, book, settings, seed, shards, folder / "lm.pt")
     bar = tqdm(None, "language model", settings.steps, initial=run.step, mininterval=5)
     with bar:
         while run.step < settings.steps:
-            run.advance(data, shards)
+            run.advance(data)
             run.record(validation)
             bar.update()
             if run.history["training"]:
@@ -332,17 +320,20 @@ def train_lm(
             if stop:
                 return None
     run.exchange()
-    inner.set_attn_implementation("sdpa")
     return run.history
 
 
 @torch.no_grad()
-def cross_entropy(model: JanusForConditionalGeneration, data: dict[str, Tensor]) -> float:
-    """Mean cross entropy in nats per picture token, captions given, over all of `data`."""
-    total = 0.0
+def cross_entropy(
+    model: JanusForConditionalGeneration, data: dict[str, Tensor]
+) -> tuple[float, float]:
+    """Mean `token_losses` in nats per picture token, captions given, over all of `data`."""
+    sums = torch.zeros(2, dtype=torch.float64)
     pad = model.generation_config.pad_token_id
     for i in range(0, len(data["codes"]), 32):
         prompts = data["prompts"][i : i + 32].long().to(model.device)
         codes = data["codes"][i : i + 32].long().to(model.device)
-        total += float(token_losses(model, prompts, (prompts != pad).long(), codes).sum())
-    return total / data["codes"].numel()
+        parts = token_losses(model, prompts, (prompts != pad).long(), codes)
+        sums += torch.stack([part.double().sum() for part in parts]).cpu()
+    kind, code = (sums / data["codes"].numel()).tolist()
+    return kind, code

@@ -1,7 +1,7 @@
 """Captioned 64x64 pictures: shaded shapes on textured ground, with a held-out set of combinations.
 
 The pictures are small enough for a three-million-parameter model: objects stand upright, their
-centres on a lattice of 4 pixels, in one of two sizes. And they are busy enough to be a fair test:
+centres on a lattice of 8 pixels, in one of two sizes. And they are busy enough to be a fair test:
 the ground is lit, textured and unpredictable from one 4x4 patch to the next, as in a photograph.
 
 Captions (module `captions`) are lower-case words and single spaces; `VOCABULARY` lists every word.
@@ -70,7 +70,7 @@ COLOURS = {
 }
 
 RADII = {None: 10.0, "small": 10.0, "large": 16.0}  # in pixels, by the size a caption names
-LATTICE = 4.0  # centres lie on multiples of this, the side of a token
+LATTICE = 8.0  # centres lie on multiples of this, two sides of a token
 REACH = 1.15  # no shape extends beyond this many radii from its centre
 GAP = 4.0  # least distance in pixels between two objects
 BORDER = 2.0  # least distance in pixels between an object and the edge of the picture
@@ -203,20 +203,20 @@ def _noise(rng: np.random.Generator, rows: int, columns: int) -> Array:
 
 
 def _plaster(rng: np.random.Generator) -> Array:
-    tone: Array = 0.15 * _noise(rng, 26, 26) + 0.12 * _noise(rng, 40, 40)
+    tone: Array = 0.16 * _noise(rng, 38, 38) + 0.12 * _noise(rng, 44, 44)
     return tone
 
 
 def _sand(rng: np.random.Generator) -> Array:
     """Grains of about a pixel and a half, some of them dark."""
     grains = _noise(rng, 44, 44)
-    tone: Array = 0.13 * grains - 0.3 * np.clip(_noise(rng, 36, 36) - 1, 0, 1)
+    tone: Array = 0.13 * grains - 0.3 * np.clip(_noise(rng, 42, 42) - 1, 0, 1)
     return tone + 0.05
 
 
 def _felt(rng: np.random.Generator) -> Array:
     """Short hairs, more of them across than along."""
-    tone: Array = 0.15 * _noise(rng, 44, 20) + 0.1 * _noise(rng, 22, 44)
+    tone: Array = 0.17 * _noise(rng, 48, 32) + 0.11 * _noise(rng, 34, 48)
     return tone
 
 
@@ -241,15 +241,15 @@ def _gravel(rng: np.random.Generator) -> Array:
 
 def _granite(rng: np.random.Generator) -> Array:
     """Flecks of three shades."""
-    flecks = _noise(rng, 30, 30)
+    flecks = _noise(rng, 38, 38)
     tone: Array = 0.24 * np.clip(2.5 * (np.abs(flecks) - 0.8), 0, 1) * np.sign(flecks)
     return tone + 0.08 * _noise(rng, 40, 40)
 
 
 def _cork(rng: np.random.Generator) -> Array:
     """Pale crumbs with dark pits between them."""
-    pits = np.clip(1.6 * (_noise(rng, 28, 28) - 0.9), 0, 1)
-    tone: Array = 0.08 - 0.42 * pits + 0.11 * _noise(rng, 34, 34)
+    pits = np.clip(1.6 * (_noise(rng, 38, 38) - 0.9), 0, 1)
+    tone: Array = 0.08 - 0.42 * pits + 0.11 * _noise(rng, 42, 42)
     return tone
 
 
@@ -283,8 +283,8 @@ def _draw_ground(rng: np.random.Generator, ground: str, light: tuple[float, floa
     slope_y, slope_x = np.gradient(tone)
     tone = np.clip(0.5 + tone - 0.5 * (slope_x * light[0] + slope_y * light[1]), 0, 1)
     hue, saturation, value = _TINTS[ground]
-    hue, value = hue + rng.normal(0, 0.015), value + rng.uniform(-0.06, 0.06)
-    dark = _tint(hue, saturation, value * rng.uniform(0.36, 0.46))
+    hue, value = hue + rng.normal(0, 0.005), value + rng.uniform(-0.03, 0.03)
+    dark = _tint(hue, saturation, value * rng.uniform(0.39, 0.43))
     bright = _tint(hue, saturation * 0.8, value)
     return dark + (bright - dark) * tone[..., None].astype(np.float32)
 
@@ -343,6 +343,6 @@ def render(scene: Scene) -> npt.NDArray[np.uint8]:
         picture = _draw_thing(picture, thing, light, grain)
     centre = SIDE / 2
     slope = ((_X - centre) * light[0] + (_Y - centre) * light[1]) / SIDE
-    lit = 1 + rng.uniform(0.15, 0.35) * slope + 0.03 * _noise(rng, 4, 4)
+    lit = 1 + rng.uniform(0.2, 0.3) * slope
     noisy = picture * lit[..., None] + rng.normal(0, 0.012, picture.shape)
     return (255 * np.clip(noisy, 0, 1) + 0.5).astype(np.uint8)

@@ -12,6 +12,18 @@ import torch
 from torch import Tensor
 
 
+def half_precision(device: torch.device) -> torch.autocast:
+    """A context of bfloat16 products where the hardware has units for them, of float32 elsewhere.
+
+    A CPU that merely has instructions for them (AVX-512) is half as fast with them as without.
+    """
+    fast = device.type != "cpu"
+    if not fast and hasattr(torch.cpu, "get_capabilities"):  # not in torch 2.9
+        fast = bool(torch.cpu.get_capabilities().get("amx_bf16", False))
+    # The cache of casts is shared by all threads, and theirs are different graphs.
+    return torch.autocast(device.type, torch.bfloat16, enabled=fast, cache_enabled=False)
+
+
 class Shards:
     """A pool of single-threaded workers for gradients; on a GPU it is one worker, this thread.
 

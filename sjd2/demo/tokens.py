@@ -10,20 +10,20 @@ import torch
 from torch import Tensor
 from tqdm import tqdm
 from transformers import PreTrainedTokenizerFast
-from transformers.models.janus.modeling_janus import JanusVQVAE
 
 from sjd2.demo.build import PROMPT
 from sjd2.demo.checkpoint import load_state, save_state
+from sjd2.demo.codebook import Codebook
 from sjd2.demo.scenes import Split, sample_scene
 from sjd2.demo.shards import Shards
-from sjd2.demo.vq import encode, nearest_codes, pictures
+from sjd2.demo.vq import pictures
 
 PART = 1024  # scenes in a file
-BLOCK = 32  # scenes encoded together
+BLOCK = 32  # scenes drawn together
 
 
 def tokenize(
-    vq: JanusVQVAE,
+    book: Codebook,
     tokenizer: PreTrainedTokenizerFast,
     seeds: range,
     split: Split,
@@ -32,21 +32,18 @@ def tokenize(
     """Scenes as the language model sees them.
 
     Args:
-        vq: the trained tokenizer of pictures.
+        book: which code each patch of a picture has.
         tokenizer: of words.
         seeds: of the scenes.
         split: "train" or "held_out".
-        shards: whose threads render and encode.
+        shards: whose threads draw.
     Returns:
         dict: "prompts" [N, PROMPT] int16, <pad> ... <bos> words <begin_of_image>, and "codes"
         [N, 256] int16 in reading order, both on the CPU.
     """
-    device = next(vq.parameters()).device
 
     def codes_of(some: range) -> Tensor:
-        with torch.no_grad():
-            latents = encode(vq, pictures(some, split).to(device))
-            return nearest_codes(vq, latents).short().cpu()
+        return book.codes(pictures(some, split)).short()
 
     blocks = [seeds[i : i + BLOCK] for i in range(0, len(seeds), BLOCK)]
     codes = list(shards.pool.map(codes_of, blocks))
@@ -58,7 +55,7 @@ def tokenize(
 
 
 def training_tokens(
-    vq: JanusVQVAE,
+    book: Codebook,
     tokenizer: PreTrainedTokenizerFast,
     folder: Path,
     scenes: int,
@@ -76,7 +73,7 @@ def training_tokens(
         part = load_state(path)
         if part is None:
             seeds = range(start, min(start + PART, scenes))
-            part = tokenize(vq, tokenizer, seeds, "train", shards)
+            part = tokenize(book, tokenizer, seeds, "train", shards)
             save_state(path, part)
         parts.append(part)
         if out_of_time() and start + PART < scenes:

@@ -1,9 +1,10 @@
 """The recipe of the embedded model: `python -m sjd2.demo.train --out DIR` makes it from nothing.
 
-Four stages: the picture tokenizer (`vq`), the training scenes as tokens (`tokens`), the language
-model (`lm`), and the choice of guidance and top-k with the final measurement (`evaluate`). Under
-two hours on two CPU cores. Kill it whenever you like; `--resume` goes on from the last checkpoint
-and ends at the weights of an uninterrupted run.
+Five stages: the codes of picture patches (`codebook`), the tokenizer that tells and paints them
+(`vq`), the training scenes as tokens (`tokens`), the language model (`lm`), and the choice of
+guidance and top-k with the final measurement (`evaluate`). Under two hours on two CPU cores. Kill
+it whenever you like; `--resume` goes on from the last checkpoint and ends at the weights of an
+uninterrupted run.
 """
 
 import argparse
@@ -25,6 +26,7 @@ from sjd2.demo import _sha256
 from sjd2.demo.build import build_generation_config, build_model, build_processor, save
 from sjd2.demo.captions import VOCABULARY
 from sjd2.demo.checkpoint import load_state, save_json, save_state
+from sjd2.demo.codebook import make_codebook
 from sjd2.demo.evaluate import pass_rate
 from sjd2.demo.lm import LMSettings, train_lm
 from sjd2.demo.scenes import held_out_captions
@@ -43,9 +45,9 @@ class Settings:
     validation: int = 128  # held-out scenes for the cross entropy
     measured: int = 200  # held-out scenes for the errors of the picture tokenizer
     captions: int = 200  # held-out captions for the final pass rate; 0 skips it
-    tuning_captions: int = 60  # other held-out captions, to choose how to sample
+    tuning_captions: int = 100  # other held-out captions, to choose how to sample
     # Candidates: guidance, and how many of the 512 codes to draw from (0 is all).
-    sampling: tuple[tuple[float, int], ...] = ((1.5, 0), (2.0, 0))
+    sampling: tuple[tuple[float, int], ...] = ((1.0, 0), (1.5, 0), (2.0, 0))
     vq: VQSettings = field(default_factory=VQSettings)
     lm: LMSettings = field(default_factory=LMSettings)
 
@@ -77,20 +79,23 @@ def train(
     model = build_model(tokenizer, settings.seed).to(device)
     vq, seed = model.model.vqmodel, settings.seed
     with Shards(device, settings.workers) as shards:
-        if not train_vq(vq, kept, settings.vq, seed, device, shards, out_of_time):
+        book = make_codebook(kept, settings.vq.scenes, seed, shards)
+        if not train_vq(vq, book, kept, settings.vq, device, shards, out_of_time):
             return False
         # Nobody trains the picture tokenizer any further.
         vq.requires_grad_(False)
-        data = training_tokens(vq, tokenizer, kept, settings.scenes, shards, out_of_time)
+        data = training_tokens(book, tokenizer, kept, settings.scenes, shards, out_of_time)
         if data is None:
             return False
-        held_out = tokenize(vq, tokenizer, range(settings.validation), "held_out", shards)
-        history = train_lm(model, data, held_out, kept, settings.lm, seed, shards, out_of_time)
+        held_out = tokenize(book, tokenizer, range(settings.validation), "held_out", shards)
+        history = train_lm(
+            model, book, data, held_out, kept, settings.lm, seed, shards, out_of_time
+        )
         if history is None:
             return False
     vq_seconds = round((load_state(kept / "vq.pt") or {"seconds": 0.0})["seconds"], 1)
     metrics: dict[str, Any] = {
-        "tokenizer": measure_vq(vq, settings.measured, device) | {"seconds": vq_seconds},
+        "tokenizer": measure_vq(vq, book, settings.measured, device) | {"seconds": vq_seconds},
         "language_model": history,
         "checker": _tune(model, processor, kept, settings),
         "parameters": sum(p.numel() for p in model.parameters()),

@@ -19,10 +19,11 @@ from transformers import JanusForConditionalGeneration
 from sjd2.demo.build import build_model, build_processor
 from sjd2.demo.captions import VOCABULARY
 from sjd2.demo.checkpoint import keyed_generator, load_state, save_state
-from sjd2.demo.lm import LMSettings, beside_objects, picture_logits, unconditional
+from sjd2.demo.codebook import kinds
+from sjd2.demo.lm import LMSettings, picture_logits, token_losses, unconditional
 from sjd2.demo.shards import Shards
 from sjd2.demo.train import Settings, main, train
-from sjd2.demo.vq import Codebook, VQSettings, encode, nearest_codes, pictures
+from sjd2.demo.vq import VQSettings
 
 CPU = torch.device("cpu")
 TINY = Settings(
@@ -31,7 +32,7 @@ TINY = Settings(
     measured=4,
     captions=0,
     sampling=((2.0, 0),),
-    vq=VQSettings(steps=4, batch=8, warm_up=1, unquantised=1, revive_every=2, checkpoint_every=2),
+    vq=VQSettings(scenes=128, steps=4, batch=8, warm_up=1, checkpoint_every=2),
     lm=LMSettings(
         steps=5,
         batch=4,
@@ -171,50 +172,24 @@ def test_training_logits_are_those_of_generation(fresh: JanusForConditionalGener
     torch.testing.assert_close(one, two, atol=2e-5, rtol=1e-4)
 
 
-def test_codes_are_those_of_janus_own_encoder(fresh: JanusForConditionalGeneration) -> None:
-    vq = build_model(build_processor(VOCABULARY).tokenizer, seed=1).model.vqmodel
-    book = Codebook(vq.quantize.embedding, decay=0.9)
-    x = pictures(range(4))
-    with torch.no_grad():
-        latents = encode(vq, x, autocast=False)
-        book.start(latents.flatten(2).transpose(1, 2).flatten(0, 1), keyed_generator(0, "test"))
-        mine = nearest_codes(vq, latents)
-        theirs = vq.encode(x).image_tokens.view(4, -1)
-    assert (mine == theirs).float().mean() > 0.999
-
-
-def test_codebook_revives_unused_codes() -> None:
-    generator = keyed_generator(0, "test")
-    vectors = F.normalize(torch.randn(4000, 8, generator=generator), dim=-1)
-    embedding = torch.nn.Embedding(64, 8)
-    with torch.no_grad():
-        # All codes but one point away from every vector.
-        embedding.weight.copy_(-vectors.mean(0).expand(64, 8))
-        embedding.weight[0] = vectors[0]
-    book = Codebook(embedding, decay=0.5)
-    for _ in range(20):
-        book.follow(vectors)
-        book.revive(vectors, generator)
-    used = (vectors @ embedding.weight.T).argmax(-1).unique()
-    assert len(used) >= 60
-
-
 def test_rates_rise_stay_and_fall() -> None:
     settings = LMSettings(steps=10, warm_up=2, falling=0.5)
     shares = [settings.share_of_rates(step) for step in range(10)]
     assert shares == pytest.approx([0.5, 1, 1, 1, 1, 1, 0.8, 0.6, 0.4, 0.2])
 
 
-def test_beside_objects_looks_back_only() -> None:
-    codes = torch.zeros(1, 256, dtype=torch.long)
-    codes[0, 5 * 16 + 7] = 3
-    coloured = torch.arange(512) == 3
-    places = beside_objects(codes, coloured)[0].nonzero().flatten().tolist()
-    assert places == [5 * 16 + 8, 6 * 16 + 6, 6 * 16 + 7, 6 * 16 + 8]
-    codes[0, 5 * 16 + 7] = 0
-    codes[0, 5 * 16 + 15] = 3
-    places = beside_objects(codes, coloured)[0].nonzero().flatten().tolist()
-    assert places == [6 * 16 + 14, 6 * 16 + 15]
+def test_both_parts_of_a_surprise_add_up_to_it(fresh: JanusForConditionalGeneration) -> None:
+    """Kills: a kind's probability taken as that of its best code; kinds of other codes."""
+    prompts, mask = torch.ones(2, 3, dtype=torch.long), torch.ones(2, 3, dtype=torch.long)
+    codes = torch.randint(512, (2, 256), generator=keyed_generator(0, "codes"))
+    with torch.no_grad():
+        logits = picture_logits(fresh, prompts, mask, codes).float()
+        kind, code = token_losses(fresh, prompts, mask, codes)
+    whole = F.cross_entropy(logits.flatten(0, 1), codes.flatten(), reduction="none")
+    torch.testing.assert_close(kind + code, whole.view(2, 256), atol=0.02, rtol=0)
+    mates = kinds()[codes][..., None] == kinds()
+    share = (logits.softmax(-1) * mates).sum(-1)
+    torch.testing.assert_close(kind, -share.log(), atol=0.02, rtol=0)
 
 
 def test_shards_give_the_gradient_of_the_whole_batch() -> None:
