@@ -90,6 +90,7 @@ def launches() -> Iterator[Launch]:
             replace(plain, guidance_scale=3.0, top_k=2000, coupling="independent"),
             replace(plain, guidance_scale=3.0, top_k=100, top_p=0.9),
             replace(plain, guidance_scale=3.0, verify="gumbel", start="repeat"),
+            replace(plain, top_k=2000, start="uniform"),
         ):
             said = f"V={vocab} {rules.verify if rules.verify != 'ratio' else rules.coupling}"
             for name in ("guidance_scale", "top_k", "top_p"):

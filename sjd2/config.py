@@ -55,8 +55,8 @@ class DecodingConfig:
             that method "ar" draws from the same seed).
         coupling: what becomes of unaccepted drafts under "ratio": "maximal" keeps each as often as
             exactness allows, "independent" draws all of them again.
-        start: the draft of a position that enters the window: a "uniform" token, or "repeat" the
-            last one. It changes speed only.
+        start: the draft of a position that enters the window: drawn from the law of its "neighbour"
+            to the left, a "uniform" token, or "repeat" that neighbour's. It changes speed only.
         backend: "auto", "triton" or "eager"; see `sjd2 info`.
         seed: one int per image, or an int s meaning s, s + 1, ... for the images of a call, or
             None: one draw from torch's default generator, so `torch.manual_seed` works as usual.
@@ -72,7 +72,7 @@ class DecodingConfig:
     window: int | Literal["auto"] = "auto"
     verify: Verification = "ratio"
     coupling: Coupling = "maximal"
-    start: Start = "uniform"
+    start: Start = "neighbour"
     backend: Backend = "auto"
     seed: int | Sequence[int] | None = None
     progress: bool = False
@@ -96,7 +96,7 @@ class DecodingConfig:
             object.__setattr__(self, "seed", checked_seed(self.seed))
 
     def slots(self, length: int) -> int:
-        """Slots of the first window for pictures of `length` tokens."""
+        """Slots of a window for pictures of `length` tokens."""
         if self.method == "ar":
             return 1
         return min(64 if self.window == "auto" else self.window, length)

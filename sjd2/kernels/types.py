@@ -17,7 +17,7 @@ from torch import Tensor
 
 Verify = Literal["ratio", "gumbel", "greedy"]
 Coupling = Literal["maximal", "independent"]
-Start = Literal["uniform", "repeat"]
+Start = Literal["neighbour", "uniform", "repeat"]
 
 
 class DraftKind(IntEnum):
@@ -32,16 +32,17 @@ class Window(NamedTuple):
     """The drafts of a batch of windows and the laws they were drawn from.
 
     A law is last iteration's target, kept where it was computed: column `j` of row `b` finds its
-    law at `law[b, j + offset[b]]`, so sliding a window moves no distribution. The eager twins keep
-    log-probabilities; the Triton kernels keep that forward's logits as they came from the model,
-    guidance rows included, and beside them in `law_stats` what makes a law of logits.
+    law at `law[b, j + offset[b]]`, so sliding a window moves no distribution; the columns that
+    entered share the last one there is. The eager twins keep log-probabilities; the Triton kernels
+    keep that forward's logits as they came from the model, guidance rows included, and beside them
+    in `law_stats` what makes a law of logits.
     """
 
     slots: Tensor  # int64 [B, W + 1]: the last committed token, then the draft of every column
     kinds: Tensor  # uint8 [B, W], DraftKind of the drafts
     law: Tensor  # float [B or 2 B, W', V]; read where the kind is FULL only
     offset: Tensor  # int64 [B]
-    law_stats: Tensor | None = None  # float32 [B, W', 4]; None where `law` is log-probabilities
+    law_stats: Tensor | None = None  # float32 [B, W', 3]; None where `law` is log-probabilities
 
     @property
     def tokens(self) -> Tensor:
@@ -80,7 +81,8 @@ class Rules:
         verify: "ratio" (accept with `min(1, p / q)`), "gumbel" (noise fixed per seed, position and
             token: the draw of token-by-token decoding) or "greedy".
         coupling: what becomes of unaccepted drafts under "ratio": "maximal" or "independent".
-        start: the draft of a column that enters the window.
+        start: the draft of a column that enters the window: drawn from the law of the window's
+            last column ("neighbour"), drawn uniformly, or a copy of the last token ("repeat").
     """
 
     guidance_scale: float = 1.0
@@ -89,7 +91,7 @@ class Rules:
     top_p: float = 1.0
     verify: Verify = "ratio"
     coupling: Coupling = "maximal"
-    start: Start = "uniform"
+    start: Start = "neighbour"
 
 
 class Verdict(NamedTuple):

@@ -19,6 +19,7 @@ def verify_window(
     length: int,
     grammar: Tensor | None = None,
     noisy: Tensor | None = None,
+    next_width: int | None = None,
 ) -> Verdict:
     """Decide every column of a batch of windows and slide each by its own accept length.
 
@@ -37,6 +38,7 @@ def verify_window(
         grammar: int64 [length] or None; forced tokens, -1 where a position is free.
         noisy: bool [B, W] or None; slots that were fed noise. The chain ends at the first of them:
             what lies behind was predicted from no picture, and is not committed.
+        next_width: columns of the next window, W or more; None is W.
 
     Returns:
         `Verdict`: accept lengths in [1, W] (0 for a finished row), tokens, the next window.
@@ -57,6 +59,7 @@ def verify_window(
         length=length,
         grammar=grammar,
         noisy=noisy,
+        next_width=next_width,
     )
     return verdict
 

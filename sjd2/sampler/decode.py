@@ -60,7 +60,10 @@ def decode(
     bar = tqdm(total=len(seeds) * model.length, unit="tok", disable=not config.progress)
 
     with using(backend), bar:
-        state = DecodingState(model, prompt, list(seeds), config.slots(model.length))
+        width = config.slots(model.length)
+        # Before the first forward there is no neighbour to draw drafts from, so it feeds none.
+        first = 1 if config.start == "neighbour" else width
+        state = DecodingState(model, prompt, list(seeds), width, first)
         table = model.embedding_table()
         first_slot = _prefill(model, prompt, state)
         while state.drawing:
@@ -79,6 +82,7 @@ def decode(
                 iteration=state.iteration,
                 length=model.length,
                 grammar=model.grammar,
+                next_width=state.next_width,
             )
             recorder.record(state.rows, verdict)
             state.commit(verdict)

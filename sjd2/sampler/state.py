@@ -20,17 +20,21 @@ class DecodingState:
         model: gives vocabulary, picture length and grammar.
         prompt: gives rows and the room that the prefix needs.
         seeds: one per picture.
-        width: slots of the first window.
+        width: slots of a window.
+        first: slots of the first one.
     """
 
-    def __init__(self, model: ImageModel, prompt: Prompt, seeds: list[int], width: int) -> None:
+    def __init__(
+        self, model: ImageModel, prompt: Prompt, seeds: list[int], width: int, first: int
+    ) -> None:
         device, images = prompt.embeddings.device, len(seeds)
         self.length = model.length
         self.rows = torch.arange(images, device=device)
         self.seed = torch.tensor(seeds, dtype=torch.int64, device=device)
         self.position = torch.zeros_like(self.rows)
+        self.next_width = width
         self.window: Window = first_window(
-            self.seed, width, model.vocab_size, grammar=model.grammar
+            self.seed, first, model.vocab_size, grammar=model.grammar
         )
         # A window may overrun the picture, so there is room for one behind it.
         self.tokens = torch.zeros(images, model.length + width, dtype=torch.int64, device=device)
@@ -41,7 +45,7 @@ class DecodingState:
 
     @property
     def width(self) -> int:
-        """Slots of the next window."""
+        """Slots of the window."""
         return self.window.kinds.shape[1]
 
     @property
@@ -75,7 +79,8 @@ class DecodingState:
             self._keep_rows(torch.tensor(unfinished, dtype=torch.int64, device=self.rows.device))
         if unfinished:
             remaining = self.length - min(positions)
-            self.window = self.window.narrow(min(self.width, remaining))
+            self.next_width = min(self.next_width, remaining)
+            self.window = self.window.narrow(self.next_width)
             self.cache.measure(int(self.cache.lengths.max()))
         return gone * self.length + sum(positions)
 

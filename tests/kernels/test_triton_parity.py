@@ -69,13 +69,17 @@ def decide(
         forced = forced.to(device)
     seed = torch.arange(images, device=device) * (2**61 // 3) + 5
     position = torch.zeros_like(seed)
-    first = reference.first_window(seed, width, vocab, grammar=forced)
+    first_width = 1 if rules.start == "neighbour" else width
+    first = reference.first_window(seed, first_width, vocab, grammar=forced)
     windows = first, first
     copies = 2 if rules.guidance_scale != 1 else 1
     for iteration in range(1, iterations + 1):
-        logits = random_logits(copies * images, width, vocab, iteration).to(dtype)
+        slots = windows[0].kinds.shape[1]
+        logits = random_logits(copies * images, slots, vocab, iteration).to(dtype)
         at = {"seed": seed, "position": position, "iteration": iteration, "length": length}
-        expected, found = both(logits, windows, rules, device, grammar=forced, **at)
+        expected, found = both(
+            logits, windows, rules, device, grammar=forced, next_width=width, **at
+        )
         windows = expected.window, found.window
         position = position + expected.accept_length
 
@@ -86,6 +90,8 @@ RULES = {
     "gumbel": Rules(verify="gumbel"),
     "greedy": Rules(verify="greedy"),
     "repeat": Rules(start="repeat"),
+    "uniform": Rules(start="uniform"),
+    "uniform gumbel": Rules(start="uniform", verify="gumbel"),
 }
 SHAPES = [(17, 4, 2), (2, 3, 1), (257, 2, 2), (1000, 1, 2)]
 
@@ -127,7 +133,7 @@ def test_a_large_vocabulary_is_swept_in_chunks(vocab: int, device: str) -> None:
     decide(vocab, 1, 1, device, Rules(guidance_scale=2.0, top_p=0.5), iterations=2)
 
 
-@pytest.mark.parametrize("name", ["maximal", "independent", "gumbel", "repeat"])
+@pytest.mark.parametrize("name", ["maximal", "independent", "gumbel", "repeat", "uniform"])
 def test_forced_columns_are_those_of_the_twin(name: str, device: str) -> None:
     """Kills: a forced token drawn, verified with chance, or entered as a free one."""
     decide(17, 4, 3, device, RULES[name], grammar={0: 3, 2: 5, 5: 1, 8: 16})

@@ -13,7 +13,7 @@ from tests.janus_model import PROMPTS, draw
 
 @pytest.mark.parametrize("window", [2, 5, 16, 64])
 @pytest.mark.parametrize("batch", [1, 3, 8])
-@pytest.mark.parametrize("start", ["uniform", "repeat"])
+@pytest.mark.parametrize("start", ["neighbour", "uniform", "repeat"])
 def test_gumbel_equals_token_by_token(janus: Any, window: int, batch: int, start: str) -> None:
     """Kills: noise that depends on the iteration, the row or the window; an unverified commit."""
     rows = slice(0, batch)

@@ -1,11 +1,12 @@
 """`verify_window` in two launches: one program per column, then one per row.
 
 The mathematics is that of the eager twin, `kernels/reference/verify_window.py`. What differs is
-that nothing of size [W, V] is written: a law stays what the model made it, logits, and five numbers
-per column say how to read them as log-probabilities (see `law.py`).
+that nothing of size [W, V] is written: a law stays what the model made it, logits, and three
+numbers per column say how to read them as log-probabilities (see `law.py`).
 """
 
 import math
+from typing import Any
 
 import torch
 import triton
@@ -14,136 +15,20 @@ from torch import Tensor
 
 from sjd2.kernels._philox import Stream
 from sjd2.kernels._triton import philox
+from sjd2.kernels._triton.columns import MODES, STATS, columns_kernel
 from sjd2.kernels._triton.launch import EXACT, tiles_for
-from sjd2.kernels._triton.law import draw, law_of, log_probabilities, recover, scores
 from sjd2.kernels.types import DraftKind, Rules, Verdict, Window
 
-_MODES = {"maximal": 0, "independent": 1, "gumbel": 2, "greedy": 3}
+_STARTS = {"uniform": 0, "repeat": 1, "neighbour": 2}
 
-_INDEPENDENT = tl.constexpr(_MODES["independent"])
-_GUMBEL = tl.constexpr(_MODES["gumbel"])
+_INDEPENDENT = tl.constexpr(MODES["independent"])
+_GUMBEL = tl.constexpr(MODES["gumbel"])
+_REPEAT = tl.constexpr(_STARTS["repeat"])
+_NEIGHBOUR = tl.constexpr(_STARTS["neighbour"])
 _FULL = tl.constexpr(int(DraftKind.FULL))
 _UNIFORM = tl.constexpr(int(DraftKind.UNIFORM))
 _ONEHOT = tl.constexpr(int(DraftKind.ONEHOT))
 _DRAFT = tl.constexpr(int(Stream.DRAFT))
-_ACCEPT = tl.constexpr(int(Stream.ACCEPT))
-
-# Per column: what makes a law of its logits, and what its two possible drafts have under it.
-_PEAK, _LOG_SUM, _CUT = tl.constexpr(0), tl.constexpr(1), tl.constexpr(2)
-_LOG_Q, _LOG_Q_REDRAWN = tl.constexpr(3), tl.constexpr(4)
-_STATS = tl.constexpr(5)
-
-
-@triton.jit(do_not_specialize=["iteration"])
-def columns_kernel(
-    logits,
-    law,
-    law_width,
-    law_stats,
-    slots,
-    slots_row,
-    kinds,
-    kinds_row,
-    offset,
-    seed,
-    position,
-    grammar,
-    grammar_length,
-    kept_out,
-    token_out,
-    redrawn_out,
-    stats_out,
-    iteration,
-    vocab,
-    log_uniform,
-    guidance,
-    cooling,
-    top_p,
-    MODE: tl.constexpr,
-    GUIDED: tl.constexpr,
-    TOP_K: tl.constexpr,
-    TOP_P: tl.constexpr,
-    HAS_GRAMMAR: tl.constexpr,
-    BLOCK: tl.constexpr,
-    CHUNKS: tl.constexpr,
-    RACE: tl.constexpr,
-    RACES: tl.constexpr,
-):
-    """Decide one column: whether its draft is kept, and what stands there otherwise."""
-    column, image = tl.program_id(0), tl.program_id(1).to(tl.int64)
-    width, images = tl.num_programs(0), tl.num_programs(1).to(tl.int64)
-    entry = image * width + column
-    stats = stats_out + entry * _STATS
-    at = tl.load(position + image).to(tl.int32) + column
-    draft = tl.load(slots + image * slots_row + column + 1).to(tl.int32)
-    forced = -1
-    if HAS_GRAMMAR:
-        forced = tl.load(grammar + at, mask=at < grammar_length, other=-1).to(tl.int32)
-    if forced >= 0:
-        tl.store(kept_out + entry, (draft == forced).to(tl.int8))
-        tl.store(token_out + entry, forced)
-        tl.store(redrawn_out + entry, forced)
-    else:
-        key = tl.load(seed + image)
-        row = logits + entry * vocab
-        source = (row, row + images * width * vocab, vocab, guidance, cooling)
-        p = law_of(source, top_p, TOP_K, TOP_P, GUIDED, BLOCK, CHUNKS)
-        redrawn = draft
-        if MODE >= _GUMBEL:
-            # Same-seed noise depends on where a column stands, not on when it is decided.
-            token = draw(source, p, key, at, at * 0, MODE == _GUMBEL, GUIDED, RACE, RACES)
-            kept = token == draft
-        else:
-            is_full = tl.load(kinds + image * kinds_row + column) == _FULL
-            is_uniform = tl.load(kinds + image * kinds_row + column) == _UNIFORM
-            stored = tl.minimum(column + tl.load(offset + image), law_width - 1)
-            old_entry = image * law_width + stored
-            old_stats = law_stats + old_entry * _STATS
-            log_q = 0.0
-            if is_full:
-                log_q = tl.load(old_stats + _LOG_Q)
-            elif is_uniform:
-                log_q = log_uniform
-            u, _ = philox.pair(key, at * 0, at, iteration, _ACCEPT)
-            log_p = log_probabilities(scores(source, draft, GUIDED), p)
-            kept = tl.log(u) < log_p - log_q
-            token = draft
-            if not kept:
-                old_row = law + old_entry * vocab
-                old_twin = old_row + images * law_width * vocab
-                q = (
-                    tl.load(old_stats + _PEAK, mask=is_full, other=0.0),
-                    tl.load(old_stats + _LOG_SUM, mask=is_full, other=0.0),
-                    tl.load(old_stats + _CUT, mask=is_full, other=0.0),
-                )
-                token = recover(
-                    source,
-                    p,
-                    (old_row, old_twin, vocab, guidance, cooling),
-                    q,
-                    log_uniform,
-                    draft,
-                    is_full,
-                    is_uniform,
-                    key,
-                    at,
-                    iteration,
-                    GUIDED,
-                    RACE,
-                    RACES,
-                )
-            if MODE == _INDEPENDENT:
-                redrawn = draw(source, p, key, at, iteration, True, GUIDED, RACE, RACES)
-                log_p = log_probabilities(scores(source, redrawn, GUIDED), p)
-                tl.store(stats + _LOG_Q_REDRAWN, log_p)
-            tl.store(stats + _LOG_Q, log_probabilities(scores(source, token, GUIDED), p))
-        peak, log_sum, cut = p
-        tl.store(stats + _PEAK, peak)
-        tl.store(stats + _LOG_SUM, log_sum)
-        tl.store(stats + _CUT, cut)
-        tl.store(kept_out + entry, kept.to(tl.int8))
-        tl.store(token_out + entry, token)
-        tl.store(redrawn_out + entry, redrawn)
 
 
 @triton.jit
@@ -162,7 +47,7 @@ def rows_kernel(
     kept_in,
     token_in,
     redrawn_in,
-    stats,
+    entering_in,
     slots,
     slots_row,
     noisy,
@@ -180,8 +65,9 @@ def rows_kernel(
     length,
     vocab,
     width,
+    next_width,
     MODE: tl.constexpr,
-    REPEATS: tl.constexpr,
+    START: tl.constexpr,
     HAS_GRAMMAR: tl.constexpr,
     HAS_NOISE: tl.constexpr,
     COLUMNS: tl.constexpr,
@@ -208,42 +94,46 @@ def rows_kernel(
     redrawn_in += entry
     tokens = _tokens_at(columns, run, token_in, redrawn_in, inside, MODE)
     tl.store(tokens_out + entry + columns, tokens, mask=inside)
-    if MODE == _INDEPENDENT:
-        entries = stats + (entry + columns) * _STATS
-        behind = inside & (columns > run)
-        redrawn_log_q = tl.load(entries + _LOG_Q_REDRAWN, mask=behind, other=0.0)
-        tl.store(entries + _LOG_Q, redrawn_log_q, mask=behind)
 
     # The last committed token becomes slot 0; a row that commits nothing keeps the one it has.
     newest = tl.maximum(accept_length - 1, 0)
     last = _tokens_at(newest, run, token_in, redrawn_in, newest >= 0, MODE)
     if accept_length == 0:
         last = tl.load(slots + image * slots_row)
-    slots_out += image * (width + 1)
+    slots_out += image * (next_width + 1)
     tl.store(slots_out, last)
 
+    inside = columns < next_width
     source = columns + accept_length
     is_new = source >= width
-    if REPEATS:
-        moved = tl.minimum(source, width - 1)
-        drafts = _tokens_at(moved, run, token_in, redrawn_in, inside, MODE)
-        kinds = tl.where(is_new, _ONEHOT, _FULL)
+    there = tl.minimum(source, width - 1)
+    drafts = _tokens_at(there, run, token_in, redrawn_in, inside, MODE)
+    if START == _REPEAT:
+        entering = _ONEHOT
+    elif START == _NEIGHBOUR:
+        behind = entering_in + image * next_width + source - width
+        drafts = tl.where(is_new, tl.load(behind, mask=inside & is_new, other=0), drafts)
+        entering = _FULL
+        if HAS_GRAMMAR:
+            end = at + width - 1
+            if tl.load(grammar + end, mask=end < grammar_length, other=-1) >= 0:
+                entering = _ONEHOT
     else:
         when = iteration
         if MODE == _GUMBEL:
             when = iteration * 0
         bits = philox.word(tl.load(seed + image), (at + source).to(tl.int32), when, _DRAFT)
         fresh = ((bits * vocab.to(tl.uint64)) >> 32).to(tl.int64)
-        drafts = _tokens_at(source, run, token_in, redrawn_in, inside & (source < width), MODE)
         drafts = tl.where(is_new, fresh, drafts)
-        kinds = tl.where(is_new, _UNIFORM, _FULL)
+        entering = _UNIFORM
+    kinds = tl.where(is_new, entering, _FULL)
     if HAS_GRAMMAR:
         there = at + source
         forced = tl.load(grammar + there, mask=inside & (there < grammar_length), other=-1)
         drafts = tl.where(forced >= 0, forced, drafts)
         kinds = tl.where(forced >= 0, _ONEHOT, kinds)
     tl.store(slots_out + 1 + columns, drafts, mask=inside)
-    tl.store(kinds_out + entry + columns, kinds.to(tl.uint8), mask=inside)
+    tl.store(kinds_out + image * next_width + columns, kinds.to(tl.uint8), mask=inside)
 
 
 @torch.library.custom_op("sjd2::verify_window", mutates_args=())
@@ -265,16 +155,19 @@ def _verify_window(
     top_k: int,
     top_p: float,
     mode: int,
-    repeats: bool,
+    start: int,
+    next_width: int,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor]:
     images, width, vocab = len(slots), logits.shape[1], logits.shape[2]
-    outputs = _outputs(slots, width)
+    outputs = _outputs(slots, width, next_width)
     accept_length, accepted, tokens, next_slots, next_kinds, stats = outputs
     kept = torch.empty(images, width, dtype=torch.int8, device=slots.device)
     token, redrawn = (torch.empty_like(tokens) for _ in range(2))
+    entering = next_width if start == _NEIGHBOUR.value else 0
+    entering_tokens = slots.new_empty(images, entering)
     # Nothing is read through these where their flag is off.
     absent = slots
-    columns_kernel[(width, images)](
+    columns_kernel[(width + entering, images)](
         logits,
         law,
         law.shape[1],
@@ -291,8 +184,10 @@ def _verify_window(
         kept,
         token,
         redrawn,
+        entering_tokens,
         stats,
         iteration,
+        width,
         vocab,
         -math.log(vocab),
         guidance_scale,
@@ -309,7 +204,7 @@ def _verify_window(
         kept,
         token,
         redrawn,
-        stats,
+        entering_tokens,
         slots,
         slots.stride(0),
         absent if noisy is None else noisy,
@@ -327,32 +222,35 @@ def _verify_window(
         length,
         vocab,
         width,
+        next_width,
         MODE=mode,
-        REPEATS=repeats,
+        START=start,
         HAS_GRAMMAR=grammar is not None,
         HAS_NOISE=noisy is not None,
-        COLUMNS=triton.next_power_of_2(width),
+        COLUMNS=triton.next_power_of_2(max(width, next_width)),
         num_warps=1,
         **EXACT,
     )
     return outputs
 
 
-def _outputs(slots: Tensor, width: int) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor]:
+def _outputs(
+    slots: Tensor, width: int, next_width: int
+) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor]:
     images = slots.shape[0]
     return (
         slots.new_empty(images),
         slots.new_empty(images),
         slots.new_empty(images, width),
-        slots.new_empty(images, width + 1),
-        slots.new_empty(images, width, dtype=torch.uint8),
-        slots.new_empty(images, width, _STATS.value, dtype=torch.float32),
+        slots.new_empty(images, next_width + 1),
+        slots.new_empty(images, next_width, dtype=torch.uint8),
+        slots.new_empty(images, width, STATS.value, dtype=torch.float32),
     )
 
 
 @_verify_window.register_fake
-def _(logits: Tensor, slots: Tensor, *args: object) -> tuple[Tensor, ...]:
-    return _outputs(slots, logits.shape[1])
+def _(logits: Tensor, slots: Tensor, *args: Any) -> tuple[Tensor, ...]:
+    return _outputs(slots, logits.shape[1], next_width=args[-1])
 
 
 def verify_window(
@@ -366,6 +264,7 @@ def verify_window(
     length: int,
     grammar: Tensor | None = None,
     noisy: Tensor | None = None,
+    next_width: int | None = None,
 ) -> Verdict:
     """Triton path of `sjd2.kernels.verify_window`; see there for the arguments."""
     logits = logits.contiguous()
@@ -386,8 +285,9 @@ def verify_window(
         rules.temperature,
         rules.top_k,
         rules.top_p,
-        _MODES[rules.coupling if rules.verify == "ratio" else rules.verify],
-        rules.start == "repeat",
+        MODES[rules.coupling if rules.verify == "ratio" else rules.verify],
+        _STARTS[rules.start],
+        next_width or logits.shape[1],
     )
     return Verdict(
         accept_length, accepted, tokens, Window(slots, kinds, logits, accept_length, stats)

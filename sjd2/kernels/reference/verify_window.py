@@ -18,7 +18,7 @@ from torch import Tensor
 from sjd2.kernels import _philox
 from sjd2.kernels._philox import Stream
 from sjd2.kernels.reference.target import target_log_probs
-from sjd2.kernels.types import Coupling, DraftKind, Rules, Start, Verdict, Window
+from sjd2.kernels.types import Coupling, DraftKind, Rules, Verdict, Window
 
 
 class Draws(Protocol):
@@ -72,6 +72,7 @@ def verify_window(
     length: int,
     grammar: Tensor | None = None,
     noisy: Tensor | None = None,
+    next_width: int | None = None,
 ) -> Verdict:
     """Eager twin of `sjd2.kernels.verify_window`; see there for the arguments."""
     forced = None if grammar is None else grammar_at(grammar, position, logits.shape[1])
@@ -79,7 +80,15 @@ def verify_window(
     # Same-seed noise must not depend on when a column is decided, only on where it stands.
     draws = PhiloxDraws(seed, position, 0 if rules.verify == "gumbel" else iteration)
     return decide(
-        log_p, window, rules, draws, position=position, length=length, grammar=grammar, noisy=noisy
+        log_p,
+        window,
+        rules,
+        draws,
+        position=position,
+        length=length,
+        grammar=grammar,
+        noisy=noisy,
+        next_width=next_width,
     )
 
 
@@ -93,6 +102,7 @@ def decide(
     length: int,
     grammar: Tensor | None = None,
     noisy: Tensor | None = None,
+    next_width: int | None = None,
 ) -> Verdict:
     """Couple every column to its target, count the accepted run, slide the window.
 
@@ -106,6 +116,7 @@ def decide(
         grammar: int64 [length] or None, forced tokens, -1 where free.
         noisy: bool [B, W] or None, slots that were fed noise instead of a draft. What lies behind
             the first of them was predicted from no picture, and is not committed.
+        next_width: columns of the next window, W or more; None is W.
 
     Returns:
         The verdict, with next iteration's window.
@@ -123,7 +134,13 @@ def decide(
     accept_length = torch.minimum(run + 1, committable)
     accepted = torch.minimum(run, committable)
     last = _newest(tokens, accept_length, window.slots[:, 0])
-    slid = _slide(tokens, last, log_p, accept_length, rules.start, draws, position, grammar)
+    beside = None
+    if grammar is not None:
+        beside = grammar_at(grammar, position + log_p.shape[1] - 1, 1) >= 0
+    next_width = next_width or log_p.shape[1]
+    drafts, kinds = _slide(tokens, log_p, accept_length, rules, draws, next_width, beside)
+    slots = torch.cat((last[:, None], drafts), dim=1)
+    slid = _force(Window(slots, kinds, log_p, accept_length), position + accept_length, grammar)
     return Verdict(accept_length, accepted, tokens, slid)
 
 
@@ -197,28 +214,40 @@ def _newest(tokens: Tensor, accept_length: Tensor, last: Tensor) -> Tensor:
 
 def _slide(
     tokens: Tensor,
-    last: Tensor,
     log_p: Tensor,
     accept_length: Tensor,
-    start: Start,
+    rules: Rules,
     draws: Draws,
-    position: Tensor,
-    grammar: Tensor | None,
-) -> Window:
-    """Drop the committed columns and let as many new ones in. Laws stay where they are."""
-    width, vocab_size = log_p.shape[1:]
+    width: int,
+    beside: Tensor | None,
+) -> tuple[Tensor, Tensor]:
+    """Drop the committed columns and let new ones in: drafts and kinds of all, both [B, width].
+
+    `beside` is bool [B, 1] or None: whether new columns enter beside a forced token.
+    """
+    last = log_p.shape[1] - 1
     source = torch.arange(width, device=tokens.device) + accept_length[:, None]
-    is_new = source >= width
+    is_new = source > last
     # Clamping repeats the last column's token, which is what `start="repeat"` enters with.
-    drafts = tokens.gather(1, source.clamp(max=width - 1))
+    drafts = tokens.gather(1, source.clamp(max=last))
     entering_kind = DraftKind.ONEHOT
-    if start == "uniform":
-        drafts = torch.where(is_new, draws.fresh(source, vocab_size), drafts)
+    if rules.start == "uniform":
+        drafts = torch.where(is_new, draws.fresh(source, log_p.shape[2]), drafts)
         entering_kind = DraftKind.UNIFORM
+    if rules.start == "neighbour":
+        rows, columns = _entries(is_new)
+        neighbours = log_p[rows, last]
+        if rules.verify == "greedy":
+            entering = neighbours.argmax(dim=-1)
+        else:
+            entering = draws.choose(neighbours, rows, source[rows, columns], Stream.DRAFT)
+        drafts = _replace(drafts, is_new, rows, columns, entering)
+        entering_kind = DraftKind.FULL
     kinds = torch.where(is_new, int(entering_kind), int(DraftKind.FULL))
-    kinds = kinds.to(torch.uint8)
-    slots = torch.cat((last[:, None], drafts), dim=1)
-    return _force(Window(slots, kinds, log_p, accept_length), position + accept_length, grammar)
+    if rules.start == "neighbour" and beside is not None:
+        # The law of a forced token is that token, and no logits say so.
+        kinds = kinds.masked_fill(beside & is_new, int(DraftKind.ONEHOT))
+    return drafts, kinds.to(torch.uint8)
 
 
 def first_window(
