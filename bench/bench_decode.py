@@ -1,6 +1,6 @@
 """The table of the README: forwards, seconds and picture quality of every method.
 
-    python bench/bench_decode.py                # everything, about 10 minutes on 2 cores
+    python bench/bench_decode.py                # everything, about 15 minutes on 2 cores
     python bench/bench_decode.py --captions 8   # a quick look
     python bench/bench_decode.py --readme       # also put the tables between README's markers
 
@@ -206,6 +206,9 @@ def main() -> None:
     for window in given.windows:
         for method, options in METHODS.items():
             rows.append(bench.row(method, given.batch, window=window, **options))
+    for method in ("sjd independent", "sjd maximal"):
+        options = {"window": given.windows[-1], "start": "uniform", **METHODS[method]}
+        rows.append(bench.row(f"{method}, uniform starts", given.batch, **options))
     rows.append(bench.row("sjd maximal", 1, window=given.windows[-1], **METHODS["sjd maximal"]))
     found = {
         "command": " ".join(["python", "bench/bench_decode.py", *sys.argv[1:]]),

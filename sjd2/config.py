@@ -50,7 +50,8 @@ class DecodingConfig:
     Args:
         method: "sjd" (speculative Jacobi decoding), "ar" (the same sampler, one token a forward) or
             "auto" (the fastest that the model can do: today "sjd").
-        window: slots fed in one forward, at least 2, or "auto" (64; "ar" always uses 1).
+        window: slots fed in one forward, at least 2, or "auto": 64, and 32 on a CPU, where every
+            slot costs time. "ar" always uses 1.
         verify: "ratio" (the probabilistic criterion) or "gumbel" (same-seed mode: the very tokens
             that method "ar" draws from the same seed).
         coupling: what becomes of unaccepted drafts under "ratio": "maximal" keeps each as often as
@@ -95,11 +96,13 @@ class DecodingConfig:
         elif self.seed is not None:
             object.__setattr__(self, "seed", checked_seed(self.seed))
 
-    def slots(self, length: int) -> int:
-        """Slots of a window for pictures of `length` tokens."""
+    def slots(self, length: int, device: str) -> int:
+        """Slots of a window for pictures of `length` tokens on a type of device, such as "cpu"."""
         if self.method == "ar":
             return 1
-        return min(64 if self.window == "auto" else self.window, length)
+        if self.window == "auto":
+            return min(32 if device == "cpu" else 64, length)
+        return min(self.window, length)
 
 
 def checked_seed(seed: object) -> int:

@@ -54,9 +54,11 @@ def test_settings_cannot_be_changed_in_place() -> None:
 
 def test_the_window_never_exceeds_the_picture() -> None:
     """Kills: slots behind the end of the picture; more than one slot for method "ar"."""
-    assert DecodingConfig(window=500).slots(64) == 64
-    assert DecodingConfig().slots(576) == 64
-    assert DecodingConfig(method="ar", window=32).slots(64) == 1
+    assert DecodingConfig(window=500).slots(64, "cuda") == 64
+    assert DecodingConfig(window=500).slots(576, "cpu") == 500
+    assert DecodingConfig().slots(576, "cuda") == 64
+    assert DecodingConfig().slots(576, "cpu") == 32
+    assert DecodingConfig(method="ar", window=32).slots(64, "cpu") == 1
 
 
 def test_an_int_seed_means_consecutive_seeds() -> None:

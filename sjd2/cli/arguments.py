@@ -183,13 +183,13 @@ def _add_decoding(group: argparse._ArgumentGroup) -> None:
         type=_window,
         metavar="W",
         default="auto",
-        help="tokens guessed at in one forward, at least 2 (default: auto)",
+        help="tokens guessed at in one forward, at least 2 (default: 64, on a CPU 32)",
     )
     group.add_argument(
         "--start",
         choices=get_args(Start),
-        default="uniform",
-        help="first guess at a token (default: uniform)",
+        default="neighbour",
+        help="first guess at a token (default: neighbour, a draw from the law beside it)",
     )
     group.add_argument(
         "--backend", choices=get_args(Backend), default="auto", help="kernels, see sjd2 info"

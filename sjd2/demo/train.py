@@ -95,7 +95,7 @@ def train(
             return False
     vq_seconds = round((load_state(kept / "vq.pt") or {"seconds": 0.0})["seconds"], 1)
     metrics: dict[str, Any] = {
-        "tokenizer": measure_vq(vq, book, settings.measured, device) | {"seconds": vq_seconds},
+        "tokenizer": measure_vq(vq, settings.measured, device, book) | {"seconds": vq_seconds},
         "language_model": history,
         "checker": _tune(model, processor, kept, settings),
         "parameters": sum(p.numel() for p in model.parameters()),

@@ -6,7 +6,7 @@ One iteration, for every row of the batch at its own pace:
 2. verify left to right: drafts are kept with the probabilistic criterion, the first one that is not
    is recovered from the residual;
 3. refine every unaccepted draft towards this forward's prediction;
-4. slide: drop what was committed, let as many fresh drafts in.
+4. slide: drop what was committed, let as many fresh drafts in, drawn from the law beside them.
 
 Steps 2 to 4 are one operation, `verify_window`. Method "ar" is the same loop with one slot.
 """
@@ -53,14 +53,15 @@ def decode(
     """
     started = time.perf_counter()
     prompt, sampling = request.prompt, request.sampling
-    backend = select(config.backend, prompt.embeddings.device)
+    device = prompt.embeddings.device
+    backend = select(config.backend, device)
     rules = _rules(config, sampling)
     recorder = Recorder(len(seeds), model.length, trace=config.trace)
-    settle_every = 1 if prompt.embeddings.device.type == "cpu" else _SETTLE_EVERY
+    settle_every = 1 if device.type == "cpu" else _SETTLE_EVERY
     bar = tqdm(total=len(seeds) * model.length, unit="tok", disable=not config.progress)
 
     with using(backend), bar:
-        width = config.slots(model.length)
+        width = config.slots(model.length, device.type)
         # Before the first forward there is no neighbour to draw drafts from, so it feeds none.
         first = 1 if config.start == "neighbour" else width
         state = DecodingState(model, prompt, list(seeds), width, first)

@@ -151,7 +151,7 @@ def test_json_of_generate_is_one_object_that_tells_all(run):
         "window": "auto",
         "verify": "ratio",
         "coupling": "maximal",
-        "start": "uniform",
+        "start": "neighbour",
         "backend": "auto",
         "top_k": 9,
     }

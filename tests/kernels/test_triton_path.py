@@ -13,10 +13,13 @@ import torch
 from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 
+import sjd2
 from sjd2.config import DecodingConfig
 from sjd2.kernels import _dispatch, verify_window
 from sjd2.models.base import Sampling
 from sjd2.sampler import decode
+from sjd2.sampler.cache import WindowCache
+from tests.janus_model import MASK, PROMPTS, tiny_janus
 from tests.table_model import TableModel, chi_square, make_request, threshold
 
 triton = pytest.importorskip("triton")
@@ -124,6 +127,36 @@ def test_an_iteration_is_six_launches_and_no_readback(monkeypatch: pytest.Monkey
         assert sorted(launches) == sorted(
             ["embed_kernel", "add", "le", "columns_kernel", "rows_kernel", "commit_kernel"]
         )
+
+
+@pytest.mark.gpu
+def test_an_iteration_on_a_gpu_waits_for_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Kills: a value that the host reads between two forwards."""
+    if not torch.cuda.is_available():
+        pytest.skip("no GPU")
+    janus = sjd2.accelerate(tiny_janus().to("cuda"), window=8, backend="triton")
+    loop = sys.modules[decode.__module__]
+
+    def strict(op: Any) -> Any:
+        def checked(*args: Any, **kwargs: Any) -> Any:
+            torch.cuda.set_sync_debug_mode("error")
+            try:
+                return op(*args, **kwargs)
+            finally:
+                torch.cuda.set_sync_debug_mode("default")
+
+        return checked
+
+    for owner, name in (
+        (loop, "noisy_embed"),
+        (loop, "verify_window"),
+        (loop.DecodingState, "commit"),
+        (WindowCache, "open_window"),
+    ):
+        monkeypatch.setattr(owner, name, strict(getattr(owner, name)))
+    inputs = {"input_ids": PROMPTS.to("cuda"), "attention_mask": MASK.to("cuda")}
+    janus.generate(**inputs, generation_mode="image", do_sample=True, guidance_scale=3.0, seed=1)
+    assert sjd2.decoding_stats(janus).backend == "triton"
 
 
 def test_window_state_is_small() -> None:
