@@ -3,7 +3,8 @@
 A code stands for the pixels of one token, 4x4, and for nothing around them. Left to itself an
 autoencoder spends nearly all its codes on the ground and lets the decoder guess the colour of an
 object from its neighbours, so that no token says "red" and a language model cannot be taught to.
-Here every kind of patch, the ground and each colour, has codes of its own, placed by k-means.
+Here the ground and each colour have codes of their own. Those of a colour are numbered by one set
+of patterns for all of them, edges and shades, so that what is learned of red rings holds for blue.
 """
 
 from dataclasses import dataclass
@@ -23,7 +24,8 @@ PER_COLOUR = 32  # codes of each colour; the ground has the rest
 GROUND = CODES - PER_COLOUR * len(COLOURS)
 SIZES = (GROUND, *(PER_COLOUR for _ in COLOURS))  # codes of each kind, kind 0 being the ground
 LEAST_CHROMA = 0.26  # of the third most colourful pixel of a patch that shows an object
-COLOUR_WEIGHT = 2.0  # of chroma beside brightness in the distance between patches
+_ENOUGH = 131_072  # patches for a k-means
+COLOUR_WEIGHT = 2.0  # of chroma beside brightness in the distance between patches of the ground
 
 
 def kinds(device: torch.device | str = "cpu") -> Tensor:
@@ -49,23 +51,40 @@ def patch_kinds(cut: Tensor) -> Tensor:
 
 @dataclass(frozen=True)
 class Codebook:
-    """The patch that each code stands for: float32 [codes, 48], as `_features` has it."""
+    """What each code stands for, float32 each.
 
-    centres: Tensor
+    Attributes:
+        ground: [GROUND, 48], patches of the ground as `_features` has them.
+        patterns: [PER_COLOUR, 16], how far the pixels of a patch have the colour of an object.
+        looks: [codes, 48], the average patch of every code as `_features` has it.
+    """
+
+    ground: Tensor
+    patterns: Tensor
+    looks: Tensor
 
     def codes(self, pictures: Tensor) -> Tensor:
         """Code numbers [B, h * w] int64 of pictures [B, 3, H, W] in -1..1."""
-        cut = patches(pictures)
-        score = _closeness(_features(cut), self.centres.to(cut.device))
-        # Only codes of the patch's own kind are in question.
-        foreign = patch_kinds(cut)[..., None] != kinds(cut.device)
-        return score.masked_fill(foreign, -torch.inf).argmax(-1)
+        return _codes(patches(pictures), self.ground, self.patterns)
 
     def directions(self, dimensions: int) -> Tensor:
         """The codes as unit vectors [codes, dimensions], similar patches side by side."""
-        centred = self.centres - self.centres.mean(0)
-        left, _, _ = torch.linalg.svd(centred, full_matrices=False)
+        left, _, _ = torch.linalg.svd(self.looks - self.looks.mean(0), full_matrices=False)
         return torch.nn.functional.normalize(left[:, :dimensions], dim=-1)
+
+
+def _codes(cut: Tensor, ground: Tensor, patterns: Tensor) -> Tensor:
+    """Code numbers of patches [..., 16, 3]: the nearest among those of their kind."""
+    shown = patch_kinds(cut)
+    grain = _closeness(_features(cut), ground.to(cut.device)).argmax(-1)
+    pattern = _closeness(_strength(cut, shown), patterns.to(cut.device)).argmax(-1)
+    return torch.where(shown == 0, grain, GROUND + (shown - 1) * PER_COLOUR + pattern)
+
+
+def _strength(cut: Tensor, shown: Tensor) -> Tensor:
+    """How far each pixel of patches [..., 16, 3] has the colour they show: [..., 16], about 0..1."""
+    full = torch.tensor([1.0, *(max(rgb) - min(rgb) for rgb in COLOURS.values())])
+    return (cut.amax(-1) - cut.amin(-1)) / full.to(cut.device)[shown][..., None]
 
 
 def _features(cut: Tensor) -> Tensor:
@@ -81,7 +100,8 @@ def _closeness(vectors: Tensor, centres: Tensor) -> Tensor:
 
 def _k_means(vectors: Tensor, size: int, generator: torch.Generator, rounds: int = 20) -> Tensor:
     """`size` centres of `vectors` [N, D]; one that few vectors choose restarts at one of them."""
-    centres = vectors[torch.randperm(len(vectors), generator=generator)[:size]].clone()
+    vectors = vectors[torch.randperm(len(vectors), generator=generator)[:_ENOUGH]]
+    centres = vectors[:size].clone()
     for i in range(rounds):
         nearest = torch.cat([_closeness(v, centres).argmax(-1) for v in vectors.split(16384)])
         counts = torch.bincount(nearest, minlength=size).float()
@@ -99,7 +119,7 @@ def make_codebook(folder: Path, scenes: int, seed: int, shards: Shards) -> Codeb
 
     Args:
         folder: where `codebook.pt` is kept.
-        scenes: how many pictures to look at; enough for PER_COLOUR patches of every colour.
+        scenes: how many pictures to look at; enough to show CODES patches of objects.
         seed: of the k-means.
         shards: whose threads draw.
     """
@@ -107,19 +127,19 @@ def make_codebook(folder: Path, scenes: int, seed: int, shards: Shards) -> Codeb
 
     path = folder / "codebook.pt"
     if state := load_state(path):
-        return Codebook(state["centres"])
+        return Codebook(**state)
     blocks = [range(i, min(i + 64, scenes)) for i in range(0, scenes, 64)]
     cut = torch.cat(list(shards.pool.map(lambda some: patches(pictures(some)), blocks)))
     cut = cut.flatten(0, 1)
     shown, vectors = patch_kinds(cut), _features(cut)
-    centres = []
-    for kind, size in enumerate(SIZES):
-        generator = keyed_generator(seed, "codebook", kind)
-        mine = vectors[shown == kind]
-        mine = mine[torch.randperm(len(mine), generator=generator)[:131_072]]
-        if len(mine) < size:
-            raise ValueError(f"scenes must be enough for {size} patches of a colour, not {scenes}")
-        centres.append(_k_means(mine, size, generator))
-    book = Codebook(torch.cat(centres))
-    save_state(path, {"centres": book.centres})
+    strength = _strength(cut, shown)[shown > 0]
+    if len(strength) < CODES:
+        raise ValueError(f"scenes must be enough for {CODES} patches of objects, not {scenes}")
+    ground = _k_means(vectors[shown == 0], GROUND, keyed_generator(seed, "ground"))
+    patterns = _k_means(strength, PER_COLOUR, keyed_generator(seed, "patterns"))
+    codes = _codes(cut, ground, patterns)
+    uses = torch.bincount(codes, minlength=CODES).clamp(min=1)
+    looks = torch.zeros(CODES, vectors.shape[1]).index_add_(0, codes, vectors) / uses[:, None]
+    book = Codebook(ground, patterns, looks)
+    save_state(path, {"ground": ground, "patterns": patterns, "looks": looks})
     return book

@@ -29,7 +29,7 @@ from sjd2.demo.shards import Shards, half_precision
 class LMSettings:
     """How the language model is trained; the defaults made the weights in the package."""
 
-    steps: int = 2400
+    steps: int = 1600
     batch: int = 32
     muon_rate: float = 5e-3
     adamw_rate: float = 2e-3
@@ -50,13 +50,20 @@ class LMSettings:
         return min(1.0, rising, falling)
 
 
-def prepare(model: JanusForConditionalGeneration, book: Codebook) -> None:
+def prepare(
+    model: JanusForConditionalGeneration, book: Codebook, generator: torch.Generator
+) -> None:
     """Initial values for this width: embeddings of about unit scale, like codes side by side."""
     inner = model.model
     with torch.no_grad():
         inner.language_model.embed_tokens.weight.mul_(25)  # from 0.02 to 0.5
         codes = inner.generation_embeddings.weight
-        codes.copy_(book.directions(codes.shape[1]) * codes.shape[1] ** 0.5)
+        directions = book.directions(codes.shape[1])
+        codes.copy_(directions * codes.shape[1] ** 0.5)
+        # Like codes are predicted alike at first, too.
+        head = inner.generation_head.vision_head.weight
+        spread = torch.randn(codes.shape[1], head.shape[1], generator=generator)
+        head.copy_(directions @ spread * head.std())
         for layer in (inner.generation_aligner.fc1, *inner.generation_aligner.hidden_layers):
             layer.weight.mul_(layer.in_features**-0.5 / layer.weight.std())
 
@@ -191,7 +198,7 @@ class _Run:
         self.recent = 0.0  # sum of the losses since the last record
         state = load_state(path)
         if state is None:
-            prepare(model, book)
+            prepare(model, book, keyed_generator(seed, "head"))
         else:
             model.load_state_dict(state["model"])
             self.step, self.history, self.recent = state["step"], state["history"], state["recent"]

@@ -7,9 +7,10 @@ the ground is lit, textured and unpredictable from one 4x4 patch to the next, as
 Captions (module `captions`) are lower-case words and single spaces; `VOCABULARY` lists every word.
 
 Held out of training is one *combination* in about eight, by a checksum of its name (`is_held_out`):
-(size, colour, shape) of a single object, the unordered pair of (colour, shape) of two related
-objects, and (count, colour, shape) of equal objects. Every colour of every shape still occurs in
-training, though not in every kind of scene: no blue ring stands alone there, but many in pairs.
+(colour, shape) of a single small object, the unordered pair of (colour, shape) of two related
+objects, and (count, colour, shape) of equal objects. Every colour of every shape in every size
+still occurs in training, though not in every kind of scene: no blue ring stands alone there, but
+many in pairs.
 """
 
 import math

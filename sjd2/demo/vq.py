@@ -29,14 +29,14 @@ class VQSettings:
     """How the tokenizer is trained; the defaults made the weights that ship with the package."""
 
     scenes: int = 4096  # whose patches the codebook is made of
-    steps: int = 1200
+    steps: int = 900
     batch: int = 16
     learning_rate: float = 2e-3
     warm_up: int = 50
     falling: float = 0.5  # fraction of the steps over which the rate falls to zero, linearly
     edge_weight: float = 0.5
     colour_weight: float = 2.0
-    code_weight: float = 0.02  # of the encoder's cross entropy beside the reconstruction
+    code_weight: float = 0.05  # of the encoder's cross entropy beside the reconstruction
     checkpoint_every: int = 100
 
 
