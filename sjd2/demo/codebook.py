@@ -82,7 +82,7 @@ def _codes(cut: Tensor, ground: Tensor, patterns: Tensor) -> Tensor:
 
 
 def _strength(cut: Tensor, shown: Tensor) -> Tensor:
-    """How far each pixel of patches [..., 16, 3] has the colour they show: [..., 16], about 0..1."""
+    """How far each pixel of patches [..., 16, 3] has the colour they show: [..., 16], near 0..1."""
     full = torch.tensor([1.0, *(max(rgb) - min(rgb) for rgb in COLOURS.values())])
     return (cut.amax(-1) - cut.amin(-1)) / full.to(cut.device)[shown][..., None]
 
