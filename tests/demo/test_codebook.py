@@ -1,5 +1,6 @@
 """Which code a patch gets: every kind of patch has codes of its own."""
 
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -15,7 +16,7 @@ from sjd2.demo.codebook import (
     patch_kinds,
     patches,
 )
-from sjd2.demo.scenes import COLOURS, sample_scene
+from sjd2.demo.scenes import COLOURS, render, sample_scene
 from sjd2.demo.shards import Shards
 from sjd2.demo.vq import pictures
 
@@ -39,19 +40,37 @@ def test_patches_are_tokens_in_reading_order() -> None:
 
 def test_kinds_of_patches_are_the_colours_of_the_scene() -> None:
     """Kills: naming a kind by the mean colour, which an object's edge shares with the ground."""
-    names = ["ground", *COLOURS]
+    names, wrong, coloured = ["ground", *COLOURS], 0, 0
     for seed in range(60):
-        shown = patch_kinds(patches(pictures(range(seed, seed + 1))))
-        found = {names[kind] for kind in shown.unique().tolist()}
-        assert found == {"ground", *(thing.colour for thing in sample_scene(seed, "train").things)}
+        shown = patch_kinds(patches(pictures(range(seed, seed + 1))))[0]
+        mine = {names.index(thing.colour) for thing in sample_scene(seed, "train").things}
+        assert mine <= set(shown.tolist())
+        coloured += int((shown > 0).sum())
+        wrong += sum(kind not in mine for kind in shown[shown > 0].tolist())
+    # A highlight on orange may pass for yellow.
+    assert wrong < 0.02 * coloured
 
 
 def test_every_code_stands_for_its_own_kind(book: Codebook) -> None:
     """Kills: choosing the nearest of all codes, so that a dark ground may pass for blue."""
     assert kinds().bincount().tolist() == [GROUND, *[PER_COLOUR] * len(COLOURS)]
-    assert book.centres.shape == (sum(SIZES), 48)
+    assert book.looks.shape == (sum(SIZES), 48)
     x = pictures(range(500, 540))
     assert torch.equal(kinds()[book.codes(x)], patch_kinds(patches(x)))
+
+
+def test_colours_share_their_patterns(book: Codebook) -> None:
+    """Kills: a numbering of its own for each colour, so that nothing carries over between them."""
+    scene = sample_scene(11, "train")
+    drawn = []
+    for colour in ("red", "blue"):
+        thing = replace(scene.things[0], colour=colour)
+        picture = torch.from_numpy(render(replace(scene, things=(thing,)))).permute(2, 0, 1)
+        codes = book.codes(picture[None].contiguous().float() / 127.5 - 1)[0]
+        drawn.append(torch.where(codes < GROUND, -1, (codes - GROUND) % PER_COLOUR))
+    both = (drawn[0] >= 0) & (drawn[1] >= 0)
+    assert both.sum() > 20
+    assert (drawn[0] == drawn[1])[both].float().mean() > 0.7
 
 
 def test_codes_are_used_widely_and_by_nearness(book: Codebook) -> None:
@@ -68,8 +87,10 @@ def test_codes_are_used_widely_and_by_nearness(book: Codebook) -> None:
 def test_codebook_is_kept(book: Codebook, tmp_path: Path) -> None:
     with Shards(CPU, workers=2) as shards:
         made = make_codebook(tmp_path, 256, 0, shards)
-        assert torch.equal(made.centres, book.centres)
-        assert torch.equal(make_codebook(tmp_path, 1, 0, shards).centres, made.centres)
+        for again in (book, make_codebook(tmp_path, 1, 0, shards)):
+            assert torch.equal(again.ground, made.ground)
+            assert torch.equal(again.patterns, made.patterns)
+            assert torch.equal(again.looks, made.looks)
 
 
 def test_too_few_scenes_are_refused(tmp_path: Path) -> None:
