@@ -43,12 +43,17 @@ def verify_window(
     Returns:
         `Verdict`: accept lengths in [1, W] (0 for a finished row), tokens, the next window.
 
+    Raises:
+        ValueError: a `next_width` below W.
+
     RNG: counter-addressed Philox, streams DRAFT, ACCEPT and RESIDUAL; no global generator.
     Sync: none on a GPU.
     Reference: `kernels/reference/verify_window.py`.
     Source: Leviathan et al. 2023 (criterion); Teng et al. 2024, arXiv 2410.01699 (SJD); maximal
         coupling of the unaccepted drafts as described in arXiv 2510.08994 and its peers.
     """
+    if next_width is not None and next_width < logits.shape[1]:
+        raise ValueError(f"next_width={next_width}: must be at least W={logits.shape[1]}")
     verdict: Verdict = implementation(logits.device).verify_window(
         logits,
         window,
