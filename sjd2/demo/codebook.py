@@ -103,7 +103,9 @@ def _k_means(vectors: Tensor, size: int, generator: torch.Generator, rounds: int
     vectors = vectors[torch.randperm(len(vectors), generator=generator)[:_ENOUGH]]
     centres = vectors[:size].clone()
     for i in range(rounds):
-        nearest = torch.cat([_closeness(v, centres).argmax(-1) for v in vectors.split(16384)])
+        nearest = torch.cat(
+            [_closeness(v, centres).argmax(-1) for v in torch.split(vectors, 16384)]
+        )
         counts = torch.bincount(nearest, minlength=size).float()
         sums = torch.zeros_like(centres).index_add_(0, nearest, vectors)
         centres = torch.where(counts[:, None] > 0, sums / counts.clamp(min=1)[:, None], centres)

@@ -108,7 +108,9 @@ def token_losses(
     with half_precision(codes.device):
         logits = picture_logits(model, prompts, mask, codes)
     logits = logits.float()
-    of_kinds = torch.stack([part.logsumexp(-1) for part in logits.split(SIZES, dim=-1)], dim=-1)
+    of_kinds = torch.stack(
+        [part.logsumexp(-1) for part in torch.split(logits, list(SIZES), dim=-1)], dim=-1
+    )
     chosen = of_kinds.gather(-1, kinds(codes.device)[codes][..., None])
     kind = of_kinds.logsumexp(-1, keepdim=True) - chosen
     code = chosen - logits.gather(-1, codes[..., None])

@@ -47,7 +47,7 @@ class Settings:
     captions: int = 200  # held-out captions for the final pass rate; 0 skips it
     tuning_captions: int = 100  # other held-out captions, to choose how to sample
     # Candidates: guidance, and how many of the 512 codes to draw from (0 is all).
-    sampling: tuple[tuple[float, int], ...] = ((1.0, 0), (1.5, 0), (2.0, 0))
+    sampling: tuple[tuple[float, int], ...] = ((1.25, 0), (1.5, 0), (2.0, 0))
     vq: VQSettings = field(default_factory=VQSettings)
     lm: LMSettings = field(default_factory=LMSettings)
 

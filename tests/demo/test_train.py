@@ -109,7 +109,7 @@ def test_result_holds_what_load_and_metrics_promise(uninterrupted: Path) -> None
     model, processor = load(folder=uninterrupted)
     metrics = json.loads((uninterrupted / "metrics.json").read_text())
     assert {"l1", "psnr", "perplexity"} <= metrics["tokenizer"].keys()
-    assert [step for step, _ in metrics["language_model"]["validation"]] == [3, 5]
+    assert [step for step, *_ in metrics["language_model"]["validation"]] == [3, 5]
     assert metrics["checker"]["guidance"] == 2.0
     assert metrics["parameters"] == sum(p.numel() for p in model.parameters())
     assert metrics["settings"]["lm"]["steps"] == 5
