@@ -87,10 +87,9 @@ def launches() -> Iterator[Launch]:
     for vocab in (512, 4096, 16384, 32768, 65536):
         for rules in (
             plain,
-            replace(plain, guidance_scale=3.0, top_k=2000, coupling="independent"),
+            replace(plain, guidance_scale=3.0, top_k=2000, coupling="independent", start="uniform"),
             replace(plain, guidance_scale=3.0, top_k=100, top_p=0.9),
             replace(plain, guidance_scale=3.0, verify="gumbel", start="repeat"),
-            replace(plain, top_k=2000, start="uniform"),
         ):
             said = f"V={vocab} {rules.verify if rules.verify != 'ratio' else rules.coupling}"
             for name in ("guidance_scale", "top_k", "top_p"):
