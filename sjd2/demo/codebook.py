@@ -10,16 +10,17 @@ of patterns for all of them, edges and shades, so that what is learned of red ri
 from dataclasses import dataclass
 from pathlib import Path
 
+import numpy as np
 import torch
 from torch import Tensor
 
 from sjd2.demo.build import CODES, GRID, PICTURE
 from sjd2.demo.checker import nearest_hue
 from sjd2.demo.checkpoint import keyed_generator, load_state, save_state
-from sjd2.demo.scenes import COLOURS
+from sjd2.demo.scenes import COLOURS, Split, render, sample_scene
 from sjd2.demo.shards import Shards
 
-SIDE = PICTURE // GRID
+PATCH = PICTURE // GRID  # pixels on a side of a token
 PER_COLOUR = 32  # codes of each colour; the ground has the rest
 GROUND = CODES - PER_COLOUR * len(COLOURS)
 SIZES = (GROUND, *(PER_COLOUR for _ in COLOURS))  # codes of each kind, kind 0 being the ground
@@ -33,17 +34,23 @@ def kinds(device: torch.device | str = "cpu") -> Tensor:
     return torch.repeat_interleave(torch.tensor(SIZES)).to(device)
 
 
-def patches(pictures: Tensor) -> Tensor:
+def pictures(seeds: range, split: Split = "train") -> Tensor:
+    """Rendered scenes as the model sees them: [len(seeds), 3, 64, 64] float32 in -1..1."""
+    rendered = np.stack([render(sample_scene(seed, split)) for seed in seeds])
+    # Contiguous: left as channels-last, every convolution is two to three times slower on a CPU.
+    return torch.from_numpy(rendered).permute(0, 3, 1, 2).contiguous().float() / 127.5 - 1
+
+
+def patches(drawn: Tensor) -> Tensor:
     """Pictures [B, 3, H, W] in -1..1 cut into tokens: [B, h * w, 16, 3] in 0..1."""
-    count, channels, height, width = pictures.shape
-    cut = pictures.view(count, channels, height // SIDE, SIDE, width // SIDE, SIDE)
-    return cut.permute(0, 2, 4, 3, 5, 1).reshape(count, -1, SIDE * SIDE, channels) / 2 + 0.5
+    count, channels, height, width = drawn.shape
+    cut = drawn.view(count, channels, height // PATCH, PATCH, width // PATCH, PATCH)
+    return cut.permute(0, 2, 4, 3, 5, 1).reshape(count, -1, PATCH * PATCH, channels) / 2 + 0.5
 
 
 def patch_kinds(cut: Tensor) -> Tensor:
     """What patches [..., 16, 3] show: [...] int64, kinds as `kinds` numbers them."""
-    chroma = cut.amax(-1) - cut.amin(-1)
-    strongest = chroma.topk(3, dim=-1)
+    strongest = _chroma(cut).topk(3, dim=-1)
     vivid = torch.gather(cut, -2, strongest.indices[..., None].expand(*strongest.indices.shape, 3))
     colour = torch.from_numpy(nearest_hue(vivid.mean(-2).cpu().numpy())).to(cut.device)
     return torch.where(strongest.values[..., -1] > LEAST_CHROMA, 1 + colour, 0)
@@ -63,9 +70,9 @@ class Codebook:
     patterns: Tensor
     looks: Tensor
 
-    def codes(self, pictures: Tensor) -> Tensor:
+    def codes(self, drawn: Tensor) -> Tensor:
         """Code numbers [B, h * w] int64 of pictures [B, 3, H, W] in -1..1."""
-        return _codes(patches(pictures), self.ground, self.patterns)
+        return _codes(patches(drawn), self.ground, self.patterns)
 
     def directions(self, dimensions: int) -> Tensor:
         """The codes as unit vectors [codes, dimensions], similar patches side by side."""
@@ -84,7 +91,12 @@ def _codes(cut: Tensor, ground: Tensor, patterns: Tensor) -> Tensor:
 def _strength(cut: Tensor, shown: Tensor) -> Tensor:
     """How far each pixel of patches [..., 16, 3] has the colour they show: [..., 16], near 0..1."""
     full = torch.tensor([1.0, *(max(rgb) - min(rgb) for rgb in COLOURS.values())])
-    return (cut.amax(-1) - cut.amin(-1)) / full.to(cut.device)[shown][..., None]
+    return _chroma(cut) / full.to(cut.device)[shown][..., None]
+
+
+def _chroma(cut: Tensor) -> Tensor:
+    """Largest less smallest channel of pixels [..., 3]."""
+    return cut.amax(-1) - cut.amin(-1)
 
 
 def _features(cut: Tensor) -> Tensor:
@@ -125,8 +137,6 @@ def make_codebook(folder: Path, scenes: int, seed: int, shards: Shards) -> Codeb
         seed: of the k-means.
         shards: whose threads draw.
     """
-    from sjd2.demo.vq import pictures
-
     path = folder / "codebook.pt"
     if state := load_state(path):
         return Codebook(**state)

@@ -13,10 +13,9 @@ from transformers import PreTrainedTokenizerFast
 
 from sjd2.demo.build import PROMPT
 from sjd2.demo.checkpoint import load_state, save_state
-from sjd2.demo.codebook import Codebook
+from sjd2.demo.codebook import Codebook, pictures
 from sjd2.demo.scenes import Split, sample_scene
 from sjd2.demo.shards import Shards
-from sjd2.demo.vq import pictures
 
 PART = 1024  # scenes in a file
 BLOCK = 32  # scenes drawn together

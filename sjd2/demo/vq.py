@@ -11,7 +11,6 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -19,8 +18,7 @@ from tqdm import tqdm
 from transformers.models.janus.modeling_janus import JanusVQVAE
 
 from sjd2.demo.checkpoint import load_state, save_state
-from sjd2.demo.codebook import Codebook
-from sjd2.demo.scenes import Split, render, sample_scene
+from sjd2.demo.codebook import Codebook, pictures
 from sjd2.demo.shards import Shards, half_precision
 
 
@@ -38,13 +36,6 @@ class VQSettings:
     colour_weight: float = 2.0
     code_weight: float = 0.05  # of the encoder's cross entropy beside the reconstruction
     checkpoint_every: int = 100
-
-
-def pictures(seeds: range, split: Split = "train") -> Tensor:
-    """Rendered scenes as the model sees them: [len(seeds), 3, 64, 64] float32 in -1..1."""
-    rendered = np.stack([render(sample_scene(seed, split)) for seed in seeds])
-    # Contiguous: left as channels-last, every convolution is two to three times slower on a CPU.
-    return torch.from_numpy(rendered).permute(0, 3, 1, 2).contiguous().float() / 127.5 - 1
 
 
 def reconstruction_loss(y: Tensor, x: Tensor, edge_weight: float, colour_weight: float) -> Tensor:

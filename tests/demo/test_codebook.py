@@ -15,10 +15,10 @@ from sjd2.demo.codebook import (
     make_codebook,
     patch_kinds,
     patches,
+    pictures,
 )
 from sjd2.demo.scenes import COLOURS, render, sample_scene
 from sjd2.demo.shards import Shards
-from sjd2.demo.vq import pictures
 
 CPU = torch.device("cpu")
 
