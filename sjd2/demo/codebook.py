@@ -50,10 +50,13 @@ def patches(drawn: Tensor) -> Tensor:
 
 def patch_kinds(cut: Tensor) -> Tensor:
     """What patches [..., 16, 3] show: [...] int64, kinds as `kinds` numbers them."""
-    strongest = _chroma(cut).topk(3, dim=-1)
-    vivid = torch.gather(cut, -2, strongest.indices[..., None].expand(*strongest.indices.shape, 3))
-    colour = torch.from_numpy(nearest_hue(vivid.mean(-2).cpu().numpy())).to(cut.device)
-    return torch.where(strongest.values[..., -1] > LEAST_CHROMA, 1 + colour, 0)
+    chroma = _chroma(cut)
+    # The hue of all the colourful pixels together: the most colourful few are often highlights.
+    weights = (chroma - LEAST_CHROMA).clamp(min=1e-9)[..., None]
+    mean = (weights * cut).sum(-2) / weights.sum(-2)
+    colour = torch.from_numpy(nearest_hue(mean.cpu().numpy())).to(cut.device)
+    third = chroma.topk(3, dim=-1).values[..., -1]
+    return torch.where(third > LEAST_CHROMA, 1 + colour, 0)
 
 
 @dataclass(frozen=True)

@@ -7,6 +7,10 @@ A token's surprise is that of its kind (the ground, or an object of some colour)
 code among the codes of its kind. Which grain of the ground comes next nobody can predict, and most
 tokens show the ground: their second part counts little in the loss, or its noise would drown what
 captions are about. Each part is a proper score of its own, so the law that is learned is the same.
+
+Few tokens are the first of an object, and only those tell the model that it took the wrong one of a
+caption. So in training a second head, thrown away at the end, names the next object from every
+token on (`coming_objects`).
 """
 
 import time
@@ -17,26 +21,30 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.nn.functional import cross_entropy
 from tqdm import tqdm
 from transformers import JanusForConditionalGeneration
 
+from sjd2.demo.build import WIDTH
 from sjd2.demo.checkpoint import keyed_generator, load_state, save_state
 from sjd2.demo.codebook import SIZES, Codebook, kinds
 from sjd2.demo.shards import Shards, half_precision
+from sjd2.demo.tokens import COMING
 
 
 @dataclass(frozen=True)
 class LMSettings:
     """How the language model is trained; the defaults made the weights in the package."""
 
-    steps: int = 1600
+    steps: int = 3600
     batch: int = 32
     muon_rate: float = 5e-3
     adamw_rate: float = 2e-3
     weight_decay: float = 0.02
     warm_up: int = 100
     falling: float = 0.55  # fraction of the steps over which the rates fall to zero, linearly
-    grain_weight: float = 0.15  # in the loss, of the codes among those of the ground
+    grain_weight: float = 0.1  # in the loss, of the codes among those of the ground
+    coming_weight: float = 0.2  # in the loss, of the name of the next object
     dropped: float = 0.1  # fraction of captions blanked, for guidance
     average: float = 0.998  # decay of the moving average of the weights, per step
     checkpoint_every: int = 100
@@ -76,10 +84,10 @@ def unconditional(prompts: Tensor, pad: int, bos: int, boi: int) -> Tensor:
     return torch.where((prompts == bos) | (prompts == boi), prompts, pad)
 
 
-def picture_logits(
+def picture_states(
     model: JanusForConditionalGeneration, prompts: Tensor, mask: Tensor, codes: Tensor
 ) -> Tensor:
-    """Logits [B, N, codes] of all N picture tokens, each given the prompt and the tokens before it.
+    """Last hidden states [B, N, width], one for each picture token, given what comes before it.
 
     Args:
         model: Janus.
@@ -90,23 +98,21 @@ def picture_logits(
     words = model.get_input_embeddings()(prompts)
     drawn = model.prepare_embeddings_for_image_generation(codes[:, :-1])
     seen = torch.cat([mask, mask.new_ones(drawn.shape[:2])], dim=1)
-    hidden = model.model.language_model(
+    hidden: Tensor = model.model.language_model(
         inputs_embeds=torch.cat([words, drawn], dim=1), attention_mask=seen, use_cache=False
     ).last_hidden_state
-    logits: Tensor = model.model.generation_head(hidden[:, prompts.shape[1] - 1 :])
-    return logits
+    return hidden[:, prompts.shape[1] - 1 :]
 
 
-def token_losses(
-    model: JanusForConditionalGeneration, prompts: Tensor, mask: Tensor, codes: Tensor
-) -> tuple[Tensor, Tensor]:
-    """The surprise in nats of every picture token, in two parts; arguments as before.
+def surprises(logits: Tensor, codes: Tensor) -> tuple[Tensor, Tensor]:
+    """The surprise in nats of every picture token, in two parts.
 
+    Args:
+        logits: [B, N, codes].
+        codes: [B, N] int64, the tokens.
     Returns:
         tuple: float32 [B, N] each: of the token's kind, and of the token given its kind.
     """
-    with half_precision(codes.device):
-        logits = picture_logits(model, prompts, mask, codes)
     logits = logits.float()
     of_kinds = torch.stack(
         [part.logsumexp(-1) for part in torch.split(logits, list(SIZES), dim=-1)], dim=-1
@@ -122,12 +128,17 @@ class Optimiser:
 
     Args:
         model: Janus; what drawing does not use gets no gradient and stays as it is.
+        coming: the head of `coming_objects`.
         settings: the recipe.
         shards: whose threads take a step; Muon's costs as much as a sixth of the gradients.
     """
 
     def __init__(
-        self, model: JanusForConditionalGeneration, settings: LMSettings, shards: Shards
+        self,
+        model: JanusForConditionalGeneration,
+        coming: nn.Module,
+        settings: LMSettings,
+        shards: Shards,
     ) -> None:
         self.settings, self.shards = settings, shards
         inner = model.model
@@ -139,6 +150,7 @@ class Optimiser:
             inner.generation_embeddings,
             inner.generation_aligner,
             inner.generation_head,
+            coming,
         )
         hidden = {id(p) for matrices in layers for p in matrices}
         self.trained = [p for module in drawing for p in module.parameters()]
@@ -198,13 +210,17 @@ class _Run:
         self.step = 0
         self.history: dict[str, Any] = {"training": [], "validation": [], "seconds": 0.0}
         self.recent = 0.0  # sum of the losses since the last record
+        self.coming = nn.Linear(WIDTH, COMING, device=model.device)
+        nn.init.zeros_(self.coming.weight)
+        nn.init.zeros_(self.coming.bias)
         state = load_state(path)
         if state is None:
             prepare(model, book, keyed_generator(seed, "head"))
         else:
             model.load_state_dict(state["model"])
+            self.coming.load_state_dict(state["coming"])
             self.step, self.history, self.recent = state["step"], state["history"], state["recent"]
-        self.optimiser = Optimiser(model, settings, shards)
+        self.optimiser = Optimiser(model, self.coming, settings, shards)
         self.average = [p.detach().clone() for p in self.optimiser.trained]
         if state is not None:
             self.optimiser.load_state_dict(state["optimiser"])
@@ -218,6 +234,7 @@ class _Run:
             self.path,
             {
                 "model": self.model.state_dict(),
+                "coming": self.coming.state_dict(),
                 "optimiser": self.optimiser.state_dict(),
                 "average": self.average,
                 "step": self.step,
@@ -231,7 +248,7 @@ class _Run:
         model, settings, config = self.model, self.settings, self.model.generation_config
         boi = config.generation_kwargs["boi_token_id"]
         special = (config.pad_token_id, config.bos_token_id, boi)
-        prompts, codes = self._batch(data)
+        prompts, codes, coming = self._batch(data)
         draws = torch.rand(len(prompts), generator=keyed_generator(self.seed, "blank", self.step))
         mask = (prompts != config.pad_token_id).long()
         blank = draws < settings.dropped
@@ -239,12 +256,18 @@ class _Run:
         losses: dict[int, float] = {}
 
         def loss_of(number: int, part: Sequence[Tensor]) -> Tensor:
-            kind, code = token_losses(model, *part)
-            losses[number] = float((kind + code).detach().mean()) * len(part[0])
-            grain = kinds(code.device)[part[2]] == 0
-            return (kind + torch.where(grain, settings.grain_weight, 1.0) * code).mean()
+            prompts, mask, codes, coming = part
+            with half_precision(codes.device):
+                states = picture_states(model, prompts, mask, codes)
+                logits, named = model.model.generation_head(states), self.coming(states)
+            kind, code = surprises(logits, codes)
+            losses[number] = float((kind + code).detach().mean()) * len(codes)
+            grain = kinds(codes.device)[codes] == 0
+            told = kind + torch.where(grain, settings.grain_weight, 1.0) * code
+            ahead = cross_entropy(named.float().flatten(0, 1), coming.flatten())
+            return told.mean() + settings.coming_weight * ahead
 
-        batch = [tensor.to(model.device) for tensor in (prompts, mask, codes)]
+        batch = [tensor.to(model.device) for tensor in (prompts, mask, codes, coming)]
         self.shards.backward(loss_of, batch, self.optimiser.trained)
         self.optimiser.step(self.step)
         # A short memory at first: the average must forget the untrained weights.
@@ -253,7 +276,7 @@ class _Run:
         self.recent += sum(losses[number] for number in sorted(losses)) / len(prompts)
         self.step += 1
 
-    def _batch(self, data: dict[str, Tensor]) -> tuple[Tensor, Tensor]:
+    def _batch(self, data: dict[str, Tensor]) -> list[Tensor]:
         """The rows of this step, of an endless sequence of shuffled epochs."""
         total, batch = len(data["codes"]), self.settings.batch
         start, end = self.step * batch, (self.step + 1) * batch
@@ -262,7 +285,7 @@ class _Run:
             order = torch.randperm(total, generator=keyed_generator(self.seed, "order", epoch))
             rows.append(order[max(0, start - epoch * total) : end - epoch * total])
         chosen = torch.cat(rows)
-        return data["prompts"][chosen].long(), data["codes"][chosen].long()
+        return [data[name][chosen].long() for name in ("prompts", "codes", "coming")]
 
     def record(self, validation: dict[str, Tensor]) -> None:
         """Adds to the history what this step is due."""
@@ -273,7 +296,7 @@ class _Run:
             self.recent = 0.0
         if self.step % settings.validate_every == 0 or self.step == settings.steps:
             self.exchange()
-            kind, code = cross_entropy(self.model, validation)
+            kind, code = mean_surprises(self.model, validation)
             self.exchange()
             self.history["validation"].append([self.step, round(kind + code, 4), round(kind, 4)])
             tqdm.write(f"step {self.step}: cross entropy {kind + code:.4f}, of kinds {kind:.4f}")
@@ -303,7 +326,7 @@ def train_lm(
     Args:
         model: Janus on its device, trained in place. At the end it holds the averaged weights.
         book: which code each patch of a picture has.
-        data: "prompts" and "codes" of the training scenes.
+        data: the training scenes, from `tokens`.
         validation: the same of scenes never trained on.
         folder: where `lm.pt` is kept.
         settings: the recipe.
@@ -333,16 +356,18 @@ def train_lm(
 
 
 @torch.no_grad()
-def cross_entropy(
+def mean_surprises(
     model: JanusForConditionalGeneration, data: dict[str, Tensor]
 ) -> tuple[float, float]:
-    """Mean `token_losses` in nats per picture token, captions given, over all of `data`."""
+    """Mean `surprises` in nats per picture token, captions given, over all of `data`."""
     sums = torch.zeros(2, dtype=torch.float64)
     pad = model.generation_config.pad_token_id
     for i in range(0, len(data["codes"]), 32):
         prompts = data["prompts"][i : i + 32].long().to(model.device)
         codes = data["codes"][i : i + 32].long().to(model.device)
-        parts = token_losses(model, prompts, (prompts != pad).long(), codes)
-        sums += torch.stack([part.double().sum() for part in parts]).cpu()
+        with half_precision(codes.device):
+            states = picture_states(model, prompts, (prompts != pad).long(), codes)
+            logits = model.model.generation_head(states)
+        sums += torch.stack([part.double().sum() for part in surprises(logits, codes)]).cpu()
     kind, code = (sums / data["codes"].numel()).tolist()
     return kind, code

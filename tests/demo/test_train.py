@@ -16,12 +16,14 @@ import torch.nn.functional as F
 from safetensors.torch import load_file
 from transformers import JanusForConditionalGeneration
 
-from sjd2.demo.build import build_model, build_processor
-from sjd2.demo.captions import VOCABULARY
+from sjd2.demo.build import WIDTH, build_model, build_processor
+from sjd2.demo.captions import COLOUR_NAMES, SHAPES, VOCABULARY
 from sjd2.demo.checkpoint import keyed_generator, load_state, save_state
-from sjd2.demo.codebook import kinds
-from sjd2.demo.lm import LMSettings, picture_logits, token_losses, unconditional
+from sjd2.demo.codebook import GROUND, kinds
+from sjd2.demo.lm import LMSettings, picture_states, surprises, unconditional
+from sjd2.demo.scenes import Thing, sample_scene
 from sjd2.demo.shards import Shards
+from sjd2.demo.tokens import coming_objects
 from sjd2.demo.train import Settings, main, train
 from sjd2.demo.vq import VQSettings
 
@@ -158,17 +160,17 @@ def test_unconditional_rows_are_those_of_stock_generate(
     assert torch.equal(fed[0], torch.cat([ids, unconditional(ids, *special)]))
 
 
-def test_training_logits_are_those_of_generation(fresh: JanusForConditionalGeneration) -> None:
-    """Left padding of training prompts changes nothing: the logits match those without it."""
+def test_training_states_are_those_of_generation(fresh: JanusForConditionalGeneration) -> None:
+    """Left padding of training prompts changes nothing: the states match those without it."""
     processor = build_processor(VOCABULARY)
     text = "a red circle" + processor.tokenizer.boi_token
     short = processor.tokenizer(text, return_tensors="pt")
     padded = processor.tokenizer(text, padding="max_length", max_length=18, return_tensors="pt")
     codes = torch.randint(512, (1, 256), generator=keyed_generator(0, "test"))
     with torch.no_grad():
-        one = picture_logits(fresh, short["input_ids"], short["attention_mask"], codes)
-        two = picture_logits(fresh, padded["input_ids"], padded["attention_mask"], codes)
-    assert one.shape == (1, 256, 512)
+        one = picture_states(fresh, short["input_ids"], short["attention_mask"], codes)
+        two = picture_states(fresh, padded["input_ids"], padded["attention_mask"], codes)
+    assert one.shape == (1, 256, WIDTH)
     torch.testing.assert_close(one, two, atol=2e-5, rtol=1e-4)
 
 
@@ -178,18 +180,31 @@ def test_rates_rise_stay_and_fall() -> None:
     assert shares == pytest.approx([0.5, 1, 1, 1, 1, 1, 0.8, 0.6, 0.4, 0.2])
 
 
-def test_both_parts_of_a_surprise_add_up_to_it(fresh: JanusForConditionalGeneration) -> None:
+def test_both_parts_of_a_surprise_add_up_to_it() -> None:
     """Kills: a kind's probability taken as that of its best code; kinds of other codes."""
-    prompts, mask = torch.ones(2, 3, dtype=torch.long), torch.ones(2, 3, dtype=torch.long)
     codes = torch.randint(512, (2, 256), generator=keyed_generator(0, "codes"))
-    with torch.no_grad():
-        logits = picture_logits(fresh, prompts, mask, codes).float()
-        kind, code = token_losses(fresh, prompts, mask, codes)
+    logits = 3 * torch.randn(2, 256, 512, generator=keyed_generator(0, "logits"))
+    kind, code = surprises(logits, codes)
     whole = F.cross_entropy(logits.flatten(0, 1), codes.flatten(), reduction="none")
-    torch.testing.assert_close(kind + code, whole.view(2, 256), atol=0.02, rtol=0)
+    torch.testing.assert_close(kind + code, whole.view(2, 256))
     mates = kinds()[codes][..., None] == kinds()
     share = (logits.softmax(-1) * mates).sum(-1)
-    torch.testing.assert_close(kind, -share.log(), atol=0.02, rtol=0)
+    torch.testing.assert_close(kind, -share.log())
+
+
+def test_coming_object_is_the_next_in_reading_order() -> None:
+    """Kills: naming the object to come after its own tokens, or ground that never ends."""
+    things = (Thing("red", "circle", 16, 16, 10), Thing("blue", "ring", 48, 40, 10))
+    scene = replace(sample_scene(0, "train"), things=things)
+    codes = torch.zeros(16, 16, dtype=torch.long)
+    codes[3, 3:6] = GROUND  # the first code of an object
+    codes[8, 10:12] = GROUND
+    coming = coming_objects(scene, codes.flatten()).view(16, 16)
+    red, blue = 1, 1 + 5 * COLOUR_NAMES.index("blue") + SHAPES.index("ring")
+    assert coming[:3].unique().tolist() == [red]
+    assert coming[3].tolist() == [red] * 6 + [blue] * 10
+    assert coming[8].tolist() == [blue] * 12 + [0] * 4
+    assert coming[9:].unique().tolist() == [0]
 
 
 def test_shards_give_the_gradient_of_the_whole_batch() -> None:
