@@ -2,7 +2,8 @@
 
 from sjd2 import demo
 from sjd2.config import DecodingConfig
-from sjd2.patching import accelerate, accelerated, decoding_stats, restore
+from sjd2.models.adapter_files import load_adapter, save_adapter
+from sjd2.patching import accelerate, accelerated, decoding_stats, new_adapter, restore
 from sjd2.sampler import DecodingStats
 
 __version__ = "0.1.0"
@@ -15,5 +16,8 @@ __all__ = [
     "accelerated",
     "decoding_stats",
     "demo",
+    "load_adapter",
+    "new_adapter",
     "restore",
+    "save_adapter",
 ]

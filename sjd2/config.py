@@ -12,8 +12,9 @@ from typing import Any, Literal, TypeVar, get_args
 from sjd2.kernels._dispatch import Backend
 from sjd2.kernels.types import Coupling, Start
 
-Method = Literal["auto", "sjd", "ar"]
+Method = Literal["auto", "sjd2", "sjd", "ar"]
 Verification = Literal["ratio", "gumbel"]
+Schedule = Literal["karras", "linear"]
 
 _T = TypeVar("_T")
 _LARGEST_SEED = 2**63 - 1
@@ -48,8 +49,9 @@ class DecodingConfig:
     """How `generate` decodes an accelerated model.
 
     Args:
-        method: "sjd" (speculative Jacobi decoding), "ar" (the same sampler, one token a forward) or
-            "auto" (the fastest that the model can do: today "sjd").
+        method: "sjd2" (speculative Jacobi-denoising decoding; needs a denoising adapter), "sjd"
+            (speculative Jacobi decoding), "ar" (the same sampler, one token a forward) or "auto"
+            ("sjd2" where the model carries an adapter, else "sjd").
         window: slots fed in one forward, at least 2, or "auto": 64, and 32 on a CPU, where every
             slot costs time. "ar" always uses 1.
         verify: "ratio" (the probabilistic criterion) or "gumbel" (same-seed mode: the very tokens
@@ -58,6 +60,8 @@ class DecodingConfig:
             exactness allows, "independent" draws all of them again.
         start: the draft of a position that enters the window: drawn from the law of its "neighbour"
             to the left, a "uniform" token, or "repeat" that neighbour's. It changes speed only.
+        denoising_steps: forwards that "sjd2" takes from pure noise to a token, at least 1.
+        schedule: how their noise levels are spaced, "karras" or "linear".
         backend: "auto", "triton" or "eager"; see `sjd2 info`.
         seed: one int per image, or an int s meaning s, s + 1, ... for the images of a call, or
             None: one draw from torch's default generator, so `torch.manual_seed` works as usual.
@@ -74,6 +78,8 @@ class DecodingConfig:
     verify: Verification = "ratio"
     coupling: Coupling = "maximal"
     start: Start = "neighbour"
+    denoising_steps: int = 4
+    schedule: Schedule = "karras"
     backend: Backend = "auto"
     seed: int | Sequence[int] | None = None
     progress: bool = False
@@ -84,12 +90,14 @@ class DecodingConfig:
         _one_of("verify", self.verify, Verification)
         _one_of("coupling", self.coupling, Coupling)
         _one_of("start", self.start, Start)
+        _one_of("schedule", self.schedule, Schedule)
         _one_of("backend", self.backend, Backend)
         for name in ("progress", "trace"):
             if not isinstance(getattr(self, name), bool):
                 raise ValueError(f"{name}={getattr(self, name)!r}: must be True or False")
         if self.window != "auto":
-            _check_window(self.window)
+            _check_at_least("window", self.window, 2, "'auto' or ")
+        _check_at_least("denoising_steps", self.denoising_steps, 1)
         if isinstance(self.seed, Sequence):
             # A tuple of our own: the caller may go on to change a list.
             object.__setattr__(self, "seed", tuple(map(checked_seed, self.seed)))
@@ -145,6 +153,6 @@ def _one_of(name: str, value: object, choices: Any) -> None:
         )
 
 
-def _check_window(window: object) -> None:
-    if isinstance(window, bool) or not isinstance(window, int) or window < 2:
-        raise ValueError(f"window={window!r}: must be 'auto' or an integer of at least 2")
+def _check_at_least(name: str, value: object, least: int, instead: str = "") -> None:
+    if isinstance(value, bool) or not isinstance(value, int) or value < least:
+        raise ValueError(f"{name}={value!r}: must be {instead}an integer of at least {least}")

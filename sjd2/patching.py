@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import replace
 from functools import partial
+from pathlib import Path
 from typing import Any, TypeVar
 
 import torch
@@ -13,6 +14,8 @@ import torch
 from sjd2.config import DecodingConfig, seeds_for
 from sjd2.kernels._dispatch import select
 from sjd2.models import family_of
+from sjd2.models.adapter import Adapter
+from sjd2.models.adapter_files import check_base, load_adapter, make_adapter
 from sjd2.sampler import DecodingStats, decode
 
 M = TypeVar("M")
@@ -25,9 +28,10 @@ class Accelerated:
     its model, it follows the model through pickle and deepcopy and then drives the copy.
     """
 
-    def __init__(self, model: Any, config: DecodingConfig) -> None:
+    def __init__(self, model: Any, config: DecodingConfig, adapter: Adapter | None) -> None:
         self.model = model
         self.config = config
+        self.adapter = adapter
         # Somebody else may have set a `generate` on the instance: it is called, and comes back.
         hook = _hook(model)
         self.replaced: Any = hook.replaced if hook else vars(model).get("generate")
@@ -45,11 +49,19 @@ class Accelerated:
         if seed is None:
             seed = int(torch.randint(2**62, ()))
         seeds = seeds_for(seed, request.images)
-        tokens, self.stats = decode(family, request, self.config, seeds)
+        denoises = self.config.method in ("auto", "sjd2")
+        adapter = self.adapter if denoises else None
+        tokens, self.stats = decode(family, request, self.config, seeds, adapter)
         return request.finish(tokens)
 
 
-def accelerate(model: M, config: DecodingConfig | None = None, **options: Any) -> M:
+def accelerate(
+    model: M,
+    config: DecodingConfig | None = None,
+    *,
+    adapter: Adapter | str | Path | None = "auto",
+    **options: Any,
+) -> M:
     """Make `model.generate` draw pictures in several times fewer forwards.
 
     The model's weights, class and configuration stay untouched; an accelerated model can be
@@ -58,22 +70,48 @@ def accelerate(model: M, config: DecodingConfig | None = None, **options: Any) -
     Args:
         model: a supported transformers model (see README).
         config: the settings, or
-        **options: the same by name, such as `window=32`; they overrule `config`.
+        adapter: the denoising adapter of method "sjd2": one of `new_adapter`, the folder of one,
+            "auto" for the one that the model carries already, if any, or None for none.
+        **options: the settings by name, such as `window=32`; they overrule `config`.
 
     Returns:
         The same object.
 
     Raises:
         TypeError: no family is known for the model, or an option is unknown.
-        ValueError: a setting is out of range, or its backend cannot run here.
+        ValueError: a setting is out of range, its backend cannot run here, or the adapter is
+            missing, damaged or another model's.
+        FileNotFoundError: there is no adapter in the folder.
     """
     family_of(model)
     if config is not None and not isinstance(config, DecodingConfig):
         raise TypeError(f"config is a {type(config).__name__}, must be a DecodingConfig")
     settings = replace(config or DecodingConfig(), **options)
     select(settings.backend)
-    model.generate = Accelerated(model, settings)  # type: ignore[attr-defined]
+    denoiser = _denoiser(model, adapter)
+    if denoiser is None and settings.method == "sjd2":
+        raise ValueError("method='sjd2': needs adapter=, a denoising adapter or its folder")
+    model.generate = Accelerated(model, settings, denoiser)  # type: ignore[attr-defined]
     return model
+
+
+def new_adapter(model: object, rank: int = 16) -> Adapter:
+    """A denoising adapter for a model, untrained: it changes nothing yet.
+
+    Args:
+        model: a supported transformers model.
+        rank: of the low-rank updates; 0 leaves the embedding of the noise level alone.
+
+    Returns:
+        An `nn.Module` in float32 on the model's device.
+
+    Raises:
+        TypeError: no family is known for the model.
+        ValueError: a rank below 0.
+
+    RNG: torch's default generator.
+    """
+    return make_adapter(family_of(model), rank)
 
 
 def restore(model: M) -> M:
@@ -91,13 +129,19 @@ def restore(model: M) -> M:
 
 
 @contextmanager
-def accelerated(model: M, config: DecodingConfig | None = None, **options: Any) -> Iterator[M]:
+def accelerated(
+    model: M,
+    config: DecodingConfig | None = None,
+    *,
+    adapter: Adapter | str | Path | None = "auto",
+    **options: Any,
+) -> Iterator[M]:
     """`accelerate` for the length of a `with` block; afterwards all is as it was before.
 
     Args and Raises: as `accelerate`.
     """
     before = _hook(model)
-    accelerate(model, config, **options)
+    accelerate(model, config, adapter=adapter, **options)
     try:
         yield model
     finally:
@@ -118,6 +162,22 @@ def decoding_stats(model: object) -> DecodingStats:
     if hook.stats is None:
         raise ValueError("the model has drawn no picture since it was accelerated")
     return hook.stats
+
+
+def _denoiser(model: object, adapter: Adapter | str | Path | None) -> Adapter | None:
+    """The adapter that `accelerate` was asked for, seen to belong to the model."""
+    if adapter == "auto":
+        hook = _hook(model)
+        return hook.adapter if hook else None
+    if adapter is None:
+        return None
+    family = family_of(model)
+    if isinstance(adapter, (str, Path)):
+        adapter = load_adapter(adapter).to(family.embedding_table().device)
+    if not isinstance(adapter, Adapter):
+        raise TypeError(f"adapter is a {type(adapter).__name__}, must be an Adapter or its folder")
+    check_base(adapter, family)
+    return adapter
 
 
 def _hook(model: object) -> Accelerated | None:

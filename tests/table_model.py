@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from itertools import product
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from sjd2.kernels import Rules, _philox
 from sjd2.kernels._philox import Stream
@@ -32,6 +32,7 @@ class TableModel:
     """
 
     prompt_symbols = 4
+    backbone = nn.Identity()  # no layers that an adapter could act on
 
     def __init__(
         self,

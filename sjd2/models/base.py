@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from typing import Any, Protocol
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from transformers import Cache
 
 # (input_ids int64 [N, L], scores float [N, V]) -> scores, as transformers' logits processors.
@@ -64,6 +64,7 @@ class ImageModel(Protocol):
     length: int  # tokens in a picture
     row_width: int  # tokens in a row of the picture
     grammar: Tensor | None  # int64 [length], forced token of every position, -1 where free
+    backbone: nn.Module  # the layers that `hidden` runs; adapters act on its linear ones
 
     def request(self, *args: Any, **kwargs: Any) -> Request | None:
         """Understand the arguments of `generate`; None where the model's own must answer.

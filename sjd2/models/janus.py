@@ -64,6 +64,7 @@ class Janus:
         self.vocab_size: int = model.config.vq_config.num_embeddings
         self.row_width: int = model.config.vq_config.num_patches
         self.length: int = model.config.vision_config.num_image_tokens
+        self.backbone = model.model.language_model
 
     def embedding_table(self) -> Tensor:
         """See `ImageModel`."""
@@ -73,10 +74,9 @@ class Janus:
 
     def hidden(self, embeddings: Tensor, positions: Tensor, mask: Tensor, cache: Cache) -> Tensor:
         """See `ImageModel`."""
-        backbone = self.model.model.language_model
-        hidden: Tensor = backbone(
+        hidden: Tensor = self.backbone(
             inputs_embeds=embeddings,
-            attention_mask=mask_for(backbone.config, mask, embeddings.dtype),
+            attention_mask=mask_for(self.backbone.config, mask, embeddings.dtype),
             position_ids=positions,
             past_key_values=cache,
             use_cache=True,

@@ -6,26 +6,32 @@ One iteration, for every row of the batch at its own pace:
 2. verify left to right: drafts are kept with the probabilistic criterion, the first one that is not
    is recovered from the residual;
 3. refine every unaccepted draft towards this forward's prediction;
-4. slide: drop what was committed, let as many fresh drafts in, drawn from the law beside them.
+4. slide: drop what was committed, let as many fresh drafts in, drawn from the law beside them;
+5. method "sjd2" feeds drafts as noise at first: a denoising step brings each towards its token.
 
-Steps 2 to 4 are one operation, `verify_window`. Method "ar" is the same loop with one slot.
+Steps 2 to 4 are one operation, `verify_window`, and step 5 is `Noise.advance`. Method "sjd" knows
+no noise, and "ar" is the same loop with one slot.
 """
 
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from contextlib import nullcontext
 from dataclasses import replace
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
 from tqdm.auto import tqdm
 
 from sjd2.config import DecodingConfig
-from sjd2.kernels import Rules, noisy_embed, verify_window
+from sjd2.kernels import Rules, Verdict, verify_window
 from sjd2.kernels._dispatch import select, using
 from sjd2.kernels.reference.target import guide
+from sjd2.models.adapter import Adapter, Gate
 from sjd2.models.base import ImageModel, Prompt, Request, Sampling
+from sjd2.sampler.noise import Trajectory
 from sjd2.sampler.state import DecodingState
 from sjd2.sampler.stats import DecodingStats, Recorder
 
@@ -33,9 +39,24 @@ from sjd2.sampler.stats import DecodingStats, Recorder
 _SETTLE_EVERY = 4
 
 
+class Iteration(NamedTuple):
+    """One pass of the loop, as it was before anything was committed."""
+
+    state: DecodingState
+    slots: Tensor  # [R, W, D], what was fed
+    hidden: Tensor  # [R, W, D'], last hidden states
+    logits: Tensor  # [R, W, V], or [B, W, V] where processors have run
+    verdict: Verdict
+
+
 @torch.no_grad()
 def decode(
-    model: ImageModel, request: Request, config: DecodingConfig, seeds: Sequence[int]
+    model: ImageModel,
+    request: Request,
+    config: DecodingConfig,
+    seeds: Sequence[int],
+    adapter: Adapter | None = None,
+    observe: Callable[[Iteration], None] | None = None,
 ) -> tuple[Tensor, DecodingStats]:
     """Draw the pictures of a request.
 
@@ -44,6 +65,8 @@ def decode(
         request: prompts and what is done to the logits.
         config: how to decode.
         seeds: one per picture. A picture depends on its prompt, its seed and the settings alone.
+        adapter: what lets the model read noise; without one, drafts are tokens all along.
+        observe: is shown every iteration before it is committed; training learns from them.
 
     Returns:
         Image tokens, int64 [B, length], and what it took to draw them.
@@ -59,19 +82,25 @@ def decode(
     recorder = Recorder(len(seeds), model.length, trace=config.trace)
     settle_every = 1 if device.type == "cpu" else _SETTLE_EVERY
     bar = tqdm(total=len(seeds) * model.length, unit="tok", disable=not config.progress)
+    denoising = nullcontext(Gate()) if adapter is None else adapter.attached(model.backbone)
 
-    with using(backend), bar:
+    with using(backend), bar, denoising as gate:
         width = config.slots(model.length, device.type)
         # Before the first forward there is no neighbour to draw drafts from, so it feeds none.
         first = 1 if config.start == "neighbour" else width
-        state = DecodingState(model, prompt, list(seeds), width, first)
+        trajectory = None
+        if adapter is not None:
+            trajectory = Trajectory(config.denoising_steps, config.schedule, width, adapter)
+        state = DecodingState(model, prompt, list(seeds), width, first, trajectory)
         table = model.embedding_table()
         first_slot = _prefill(model, prompt, state)
         while state.drawing:
-            slots = noisy_embed(state.window.fed, table, copies=state.copies)
+            slots, noisy = state.inputs(table)
+            gate.noisy = None if noisy is None else noisy.repeat(state.copies, 1)
             if state.iteration == 1:
                 slots = torch.cat((first_slot, slots[:, 1:]), dim=1)
-            logits = model.logits(_forward(model, slots, state))
+            hidden = _forward(model, slots, state)
+            logits = model.logits(hidden)
             if sampling.processors:
                 logits = _process(logits, state, prompt, sampling)
             verdict = verify_window(
@@ -83,9 +112,12 @@ def decode(
                 iteration=state.iteration,
                 length=model.length,
                 grammar=model.grammar,
+                noisy=noisy,
                 next_width=state.next_width,
             )
             recorder.record(state.rows, verdict)
+            if observe is not None:
+                observe(Iteration(state, slots, hidden, logits, verdict))
             state.commit(verdict)
             if recorder.iterations % settle_every == 0:
                 committed = state.settle()
@@ -94,9 +126,19 @@ def decode(
                 bar.update(committed - bar.n)
 
     stats = recorder.stats(
-        config, backend.name, int(prompt.embeddings.shape[1] > 1), time.perf_counter() - started
+        _method(config, adapter),
+        backend.name,
+        int(prompt.embeddings.shape[1] > 1),
+        time.perf_counter() - started,
     )
     return state.tokens[:, : model.length], stats
+
+
+def _method(config: DecodingConfig, adapter: Adapter | None) -> str:
+    """The method by its name."""
+    if config.method == "ar":
+        return "ar"
+    return "sjd" if adapter is None else "sjd2"
 
 
 def _rules(config: DecodingConfig, sampling: Sampling) -> Rules:

@@ -5,9 +5,10 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from sjd2.kernels import Verdict, Window, commit_window, first_window
+from sjd2.kernels import Verdict, Window, commit_window, first_window, noisy_embed
 from sjd2.models.base import ImageModel, Prompt
 from sjd2.sampler.cache import WindowCache
+from sjd2.sampler.noise import Noise, Trajectory
 
 # Below this share of unfinished rows, copying them together is cheaper than carrying the others.
 _WORTH_KEEPING = 0.75
@@ -22,10 +23,17 @@ class DecodingState:
         seeds: one per picture.
         width: slots of a window.
         first: slots of the first one.
+        trajectory: how drafts get from noise to tokens; None where they are tokens all along.
     """
 
     def __init__(
-        self, model: ImageModel, prompt: Prompt, seeds: list[int], width: int, first: int
+        self,
+        model: ImageModel,
+        prompt: Prompt,
+        seeds: list[int],
+        width: int,
+        first: int,
+        trajectory: Trajectory | None = None,
     ) -> None:
         device, images = prompt.embeddings.device, len(seeds)
         self.length = model.length
@@ -42,6 +50,10 @@ class DecodingState:
         room = prompt.embeddings.shape[1] + model.length + width
         self.cache = WindowCache(self.copies * images, room, device)
         self.iteration = 1
+        self.noise: Noise | None = None
+        if trajectory is not None:
+            table = model.embedding_table()
+            self.noise = Noise(trajectory, table, self.window, self.seed, model.grammar)
 
     @property
     def width(self) -> int:
@@ -57,11 +69,19 @@ class DecodingState:
         """Picture positions of the columns, int64 [B, W]."""
         return self.position[:, None] + torch.arange(self.width, device=self.position.device)
 
+    def inputs(self, table: Tensor) -> tuple[Tensor, Tensor | None]:
+        """What the slots are fed, [R, W, D], and which are noisy, bool [B, W] or None for none."""
+        if self.noise is not None:
+            return self.noise.feed(self.window, self.copies)
+        return noisy_embed(self.window.fed, table, copies=self.copies), None
+
     def commit(self, verdict: Verdict) -> None:
         """Commit every row's own accept length; nothing is read back to the host."""
         commit_window(verdict, self.rows, self.tokens, self.position, self.cache.lengths)
         self.window = verdict.window
         self.cache.close_window()
+        if self.noise is not None:
+            self.noise.advance(verdict, self.seed, self.position)
         self.iteration += 1
 
     def settle(self) -> int:
@@ -81,6 +101,8 @@ class DecodingState:
             remaining = self.length - min(positions)
             self.next_width = min(self.next_width, remaining)
             self.window = self.window.narrow(self.next_width)
+            if self.noise is not None:
+                self.noise.narrow(self.next_width)
             self.cache.measure(int(self.cache.lengths.max()))
         return gone * self.length + sum(positions)
 
@@ -89,4 +111,6 @@ class DecodingState:
         self.rows, self.seed = self.rows[rows], self.seed[rows]
         self.position = self.position[rows]
         self.window = self.window.keep_rows(rows)
+        if self.noise is not None:
+            self.noise.keep_rows(rows)
         self.cache.keep_rows(torch.cat([rows + everyone * copy for copy in range(self.copies)]))

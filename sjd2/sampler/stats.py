@@ -8,7 +8,6 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from sjd2.config import DecodingConfig
 from sjd2.kernels import Verdict
 
 
@@ -17,7 +16,7 @@ class DecodingStats:
     """The account of one call. `print(stats)` shows a small table.
 
     Attributes:
-        method: "sjd" or "ar".
+        method: "sjd2", "sjd" or "ar".
         backend: the implementation of the operations that ran.
         images: pictures drawn.
         tokens: image tokens committed, over all pictures.
@@ -105,9 +104,9 @@ class Recorder:
         self._accepted.append(verdict.accepted)
 
     def stats(
-        self, config: DecodingConfig, backend: str, prefill_passes: int, seconds: float
+        self, method: str, backend: str, prefill_passes: int, seconds: float
     ) -> DecodingStats:
-        """Sum up.
+        """Sum up; arguments as the attributes of `DecodingStats`.
 
         Sync: reads everything recorded.
         """
@@ -116,12 +115,11 @@ class Recorder:
             for row, tokens in zip(rows.tolist(), accept_length.tolist(), strict=True):
                 if tokens:
                     lengths[row].append(tokens)
-        is_sequential = config.method == "ar"
         # One slot verifies nothing: its draft may coincide with the draw, but saves no forward.
-        accepted = 0 if is_sequential else int(torch.cat(self._accepted).sum())
+        accepted = 0 if method == "ar" else int(torch.cat(self._accepted).sum())
         tokens = self.images * self.length
         return DecodingStats(
-            method="ar" if is_sequential else "sjd",
+            method=method,
             backend=backend,
             images=self.images,
             tokens=tokens,

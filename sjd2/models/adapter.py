@@ -1,0 +1,106 @@
+"""The denoising adapter: what a model learns so as to read noisy inputs, kept apart from it.
+
+Low-rank updates of the backbone's linear layers, and an embedding of the noise level. Both act at
+positions whose input is noise and nowhere else, so that a position with a clean input computes what
+the original model computes, whatever the adapter has learned. Rank 0 leaves the embedding alone,
+for a model of which all parameters were tuned.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from functools import partial
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+FREQUENCIES = 32  # of the sines and cosines that a noise level is made of
+
+
+class Gate:
+    """Which inputs of the forward at hand are noise."""
+
+    def __init__(self) -> None:
+        self.noisy: Tensor | None = None  # bool [R, W]; None where all are clean
+
+
+class Adapter(nn.Module):
+    """What makes a frozen model a denoiser. Fresh, it changes nothing.
+
+    Args:
+        layers: (inputs, outputs) of every linear layer of the backbone, by name.
+        dimensions: of the input embeddings, D.
+        rank: of the updates, at least 0.
+        base: `fingerprint` of the model that it belongs to.
+    """
+
+    def __init__(
+        self, layers: Mapping[str, tuple[int, int]], dimensions: int, rank: int, base: str
+    ) -> None:
+        super().__init__()
+        self.layers, self.dimensions, self.rank, self.base = dict(layers), dimensions, rank, base
+        self.down, self.up = nn.ParameterDict(), nn.ParameterDict()
+        for name, (inputs, outputs) in layers.items() if rank else ():
+            self.down[_key(name)] = nn.Parameter(torch.randn(rank, inputs) * inputs**-0.5)
+            self.up[_key(name)] = nn.Parameter(torch.zeros(outputs, rank))
+        self.wave = nn.Linear(2 * FREQUENCIES, dimensions)
+        nn.init.zeros_(self.wave.weight)
+        nn.init.zeros_(self.wave.bias)
+
+    def time_embedding(self, timestep: Tensor) -> Tensor:
+        """What is added to inputs at these noise levels: [B, W] in [0, 1] to [B, W, D]."""
+        octaves = torch.linspace(0, 9, FREQUENCIES, device=timestep.device)
+        angles = 0.5 * math.pi * timestep[..., None].float() * 2**octaves
+        embedding: Tensor = self.wave(torch.cat((angles.sin(), angles.cos()), dim=-1))
+        return embedding
+
+    @contextmanager
+    def attached(self, backbone: nn.Module) -> Iterator[Gate]:
+        """Let the updates act on a backbone, at the positions that the gate is told are noisy.
+
+        Raises:
+            ValueError: the backbone has other layers than the adapter was made for.
+        """
+        gate = Gate()
+        found = linear_layers(backbone)
+        if found != self.layers:
+            odd = sorted(set(found.items()) ^ set(self.layers.items()))
+            raise ValueError(f"adapter: made for other layers than the model's, such as {odd[0]}")
+        modules = dict(backbone.named_modules()) if self.rank else {}
+        handles = [
+            modules[name].register_forward_hook(partial(self._update, _key(name), gate))
+            for name in self.layers
+            if self.rank
+        ]
+        try:
+            yield gate
+        finally:
+            for handle in handles:
+                handle.remove()
+
+    def _update(
+        self, key: str, gate: Gate, layer: nn.Module, inputs: tuple[Tensor, ...], output: Tensor
+    ) -> Tensor:
+        if gate.noisy is None:
+            return output
+        down, up = self.down[key].to(output.dtype), self.up[key].to(output.dtype)
+        update = F.linear(F.linear(inputs[0], down), up)
+        # Not `output + 0 * update`: a clean position keeps its bits, infinite updates or not.
+        return torch.where(gate.noisy.unsqueeze(-1), output + update, output)
+
+
+def linear_layers(backbone: nn.Module) -> dict[str, tuple[int, int]]:
+    """(inputs, outputs) of every linear layer of a backbone, by name."""
+    return {
+        name: (module.in_features, module.out_features)
+        for name, module in backbone.named_modules()
+        if isinstance(module, nn.Linear)
+    }
+
+
+def _key(name: str) -> str:
+    """A layer's name as parameters may be called."""
+    return name.replace(".", "-")

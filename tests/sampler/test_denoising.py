@@ -1,0 +1,145 @@
+"""Drafts that start as noise: committed tokens are the original model's, whatever was learned."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import replace
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+import sjd2
+from sjd2.config import DecodingConfig
+from sjd2.models.adapter import Gate
+from sjd2.models.base import Sampling
+from sjd2.sampler import decode
+from sjd2.sampler.schedule import noise_levels, steps_allowed
+from tests.janus_model import draw
+from tests.table_model import TableModel, chi_square, make_request, threshold
+
+PROMPT = (2, 3, 1)
+FREE = Sampling(True)
+
+
+class Unmoved:
+    """An adapter for models without layers."""
+
+    def __init__(self, dimensions: int) -> None:
+        self.dimensions = dimensions
+
+    def time_embedding(self, timestep: Tensor) -> Tensor:
+        return torch.zeros(*timestep.shape, self.dimensions)
+
+    @contextmanager
+    def attached(self, backbone: nn.Module) -> Iterator[Gate]:
+        yield Gate()
+
+
+def excess(sampling: Sampling, grammar: dict[int, int] | None, rows: int, **options: Any) -> float:
+    """Chi-square of denoised pictures as a multiple of its threshold."""
+    model = TableModel(grammar=grammar)
+    request = make_request(model, [PROMPT] * rows, sampling)
+    config = DecodingConfig(**options)
+    tokens, stats = decode(model, request, config, range(rows), Unmoved(model.symbols))
+    assert stats.method == "sjd2"
+    assert stats.tokens_per_forward > 1
+    statistic, degrees = chi_square(tokens, model.picture_law(PROMPT, sampling), model.vocab_size)
+    return statistic / threshold(degrees)
+
+
+@pytest.mark.parametrize("steps", [1, 2, 4])
+@pytest.mark.parametrize("window", [3, 8])
+@pytest.mark.parametrize(
+    "options",
+    [{}, {"coupling": "independent"}, {"start": "uniform"}, {"verify": "gumbel"}],
+    ids=["neighbour", "independent", "uniform", "gumbel"],
+)
+def test_denoised_pictures_follow_the_target_law(
+    options: dict[str, Any], window: int, steps: int
+) -> None:
+    """Kills: a chain that goes on behind a noisy slot, noise of the wrong column."""
+    assert excess(FREE, None, 20_000, window=window, denoising_steps=steps, **options) < 1
+
+
+@pytest.mark.parametrize("schedule", ["karras", "linear"])
+@pytest.mark.parametrize("grammar", [None, {1: 2, 3: 0}])
+def test_denoised_pictures_follow_the_law_under_guidance_and_grammar(
+    grammar: dict[int, int] | None, schedule: str
+) -> None:
+    """Kills: forced tokens fed as noise but committed, unconditional rows with other noise."""
+    guided = replace(FREE, guidance_scale=2.5, top_k=2)
+    assert excess(guided, grammar, 20_000, window=4, denoising_steps=2, schedule=schedule) < 1
+
+
+def loud_adapter(model: Any) -> sjd2.models.adapter.Adapter:
+    """Random updates many times the size of what they update."""
+    adapter = sjd2.new_adapter(model, rank=4)
+    generator = torch.Generator().manual_seed(5)
+    with torch.no_grad():
+        for weight in adapter.parameters():
+            weight.copy_(torch.randn(weight.shape, generator=generator) * 10)
+    return adapter
+
+
+@pytest.mark.parametrize("batch", [1, 3, 8])
+@pytest.mark.parametrize("steps", [1, 3])
+@pytest.mark.parametrize("start", ["neighbour", "uniform"])
+def test_a_loud_adapter_changes_no_token(janus: Any, batch: int, steps: int, start: str) -> None:
+    """Kills: an update that leaks into clean positions or the cache, a commit behind noise."""
+    rows = slice(0, batch)
+    sjd2.accelerate(janus, method="ar", seed=11)
+    expected = draw(janus, rows, top_k=0)
+    sjd2.accelerate(
+        janus,
+        adapter=loud_adapter(janus),
+        verify="gumbel",
+        window=16,
+        denoising_steps=steps,
+        start=start,
+        seed=11,
+    )
+    assert torch.equal(draw(janus, rows, top_k=0), expected)
+    stats = sjd2.decoding_stats(janus)
+    assert stats.method == "sjd2"
+    assert stats.step_compression > 1.2
+
+
+def test_a_loud_adapter_changes_what_noise_predicts(janus: Any) -> None:
+    """Kills: a test of the gate that passes because the adapter never acts."""
+    paces = []
+    for adapter in (sjd2.new_adapter(janus, rank=4), loud_adapter(janus)):
+        sjd2.accelerate(janus, adapter=adapter, window=16, denoising_steps=2, seed=3)
+        draw(janus, top_k=0)
+        paces.append(sjd2.decoding_stats(janus).accept_lengths)
+    assert paces[0] != paces[1]
+
+
+def test_a_row_alone_equals_the_row_in_a_batch(janus: Any) -> None:
+    """Kills: noise addressed by row, or moved by another row's pace."""
+    adapter = loud_adapter(janus)
+    sjd2.accelerate(janus, adapter=adapter, window=16, denoising_steps=2)
+    together = draw(janus, slice(0, 8), seed=3, top_k=0)
+    for row in range(8):
+        alone = draw(janus, slice(row, row + 1), seed=3 + row, top_k=0)
+        assert torch.equal(alone[0], together[row])
+
+
+@pytest.mark.parametrize("steps", [1, 2, 5])
+@pytest.mark.parametrize("schedule", ["karras", "linear"])
+def test_levels_rise_from_clean_to_pure_noise(steps: int, schedule: Any) -> None:
+    """Kills: a schedule that starts below pure noise or ends above a token."""
+    levels = noise_levels(steps, schedule)
+    assert len(levels) == steps + 1
+    assert levels[0] == 0
+    assert levels[-1] == 1
+    assert (levels.diff() > 0).all()
+
+
+def test_the_front_of_a_window_is_clean() -> None:
+    """Kills: a first window that verifies nothing for as many forwards as there are steps."""
+    cpu = torch.device("cpu")
+    assert steps_allowed(8, 3, 8, cpu).tolist() == [0, 0, 1, 1, 2, 2, 3, 3]
+    assert steps_allowed(3, 9, 3, cpu)[0] == 0
