@@ -10,7 +10,7 @@ from typing import Any, NoReturn, TypeVar, get_args
 from sjd2 import __version__
 from sjd2.cli.compare import METHODS
 from sjd2.cli.drawing import DEMO
-from sjd2.config import Method, Verification, checked_seed, nearest
+from sjd2.config import Method, Schedule, Verification, checked_seed, nearest
 from sjd2.kernels._dispatch import Backend
 from sjd2.kernels.types import Coupling, Start
 
@@ -88,6 +88,24 @@ def _parser() -> argparse.ArgumentParser:
         choices=get_args(Coupling),
         default="maximal",
         help="what becomes of drafts that ratio did not accept (default: maximal)",
+    )
+    decoding.add_argument(
+        "--adapter",
+        metavar="FOLDER",
+        help="the denoising adapter of --method sjd2, which is then the default",
+    )
+    decoding.add_argument(
+        "--denoising-steps",
+        type=_count,
+        metavar="K",
+        default=4,
+        help="forwards that sjd2 takes from pure noise to a token (default: 4)",
+    )
+    decoding.add_argument(
+        "--schedule",
+        choices=get_args(Schedule),
+        default="karras",
+        help="how the noise levels of sjd2 are spaced (default: karras)",
     )
     _add_decoding(decoding)
     output = _add_output(generate)

@@ -71,7 +71,16 @@ def _show_warning(message: Warning | str, *_: object, **__: object) -> None:
 
 
 def _generate(given: argparse.Namespace) -> None:
-    config = _config(given, method=given.method, verify=given.verify, coupling=given.coupling)
+    config = _config(
+        given,
+        method=given.method,
+        verify=given.verify,
+        coupling=given.coupling,
+        denoising_steps=given.denoising_steps,
+        schedule=given.schedule,
+    )
+    if given.method == "sjd2" and not given.adapter:
+        raise ValueError("--method sjd2: needs --adapter, the folder of a denoising adapter")
     seeds = seeds_for(given.seed, given.n)
     names = [f"{file_name(c)}-seed{seed}" for c in given.captions for seed in seeds]
     paths = picture_paths(given.out, names)
@@ -79,7 +88,9 @@ def _generate(given: argparse.Namespace) -> None:
         check_target(path, force=given.force)
     model, processor = _load(given)
     sampling = _sampling(given)
-    drawing = draw(model, processor, given.captions, seeds, config, **sampling)
+    drawing = draw(
+        model, processor, given.captions, seeds, config, adapter=given.adapter, **sampling
+    )
     for path, picture in zip(paths, drawing.pictures, strict=True):
         write_picture(path, picture, force=given.force)
     if given.json:

@@ -156,6 +156,7 @@ def draw(
     captions: Sequence[str],
     seeds: Sequence[int],
     config: DecodingConfig,
+    adapter: str | None = None,
     **sampling: float,
 ) -> Drawing:
     """Draw every caption once with every seed, all in one call of `generate`.
@@ -167,6 +168,7 @@ def draw(
         seeds: of the pictures of each caption, so that a picture depends on its caption and its
             seed, not on its neighbours.
         config: how to decode.
+        adapter: folder of a denoising adapter.
         **sampling: `guidance_scale`, `temperature`, `top_k`, `top_p`; what is left out is as in the
             model's generation config.
 
@@ -175,6 +177,7 @@ def draw(
 
     Raises:
         ValueError: a setting or a caption that the model cannot take, before any forward.
+        OSError: there is no adapter in the folder.
     """
     inputs = processor(
         text=[_prompt(processor, caption) for caption in captions],
@@ -182,7 +185,7 @@ def draw(
         return_tensors="pt",
         padding=True,
     ).to(model.device)
-    with accelerated(model, config):
+    with accelerated(model, config, adapter=adapter):
         tokens = model.generate(
             **inputs,
             generation_mode="image",

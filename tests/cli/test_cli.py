@@ -171,15 +171,17 @@ def test_options_reach_the_model_under_its_own_names(run, monkeypatch):
     """Kills: an option read and then dropped, or passed under another name."""
     seen = {}
 
-    def spy(model, processor, captions, seeds, config, **sampling):
-        seen.update(seeds=seeds, config=config, sampling=sampling)
+    def spy(model, processor, captions, seeds, config, adapter, **sampling):
+        seen.update(seeds=seeds, config=config, adapter=adapter, sampling=sampling)
         raise ValueError("enough")
 
     monkeypatch.setattr(commands, "draw", spy)
     told = "--window 7 --verify gumbel --coupling independent --method sjd --start repeat "
+    told += "--adapter some/where --denoising-steps 3 --schedule linear "
     told += "--backend eager --guidance 3 --temperature 0.5 --top-k 4 --top-p 0.9 --seed 6 --n 2"
     assert one_line(run("generate", RING, *told.split()), "enough")
     assert seen["seeds"] == [6, 7]
+    assert seen["adapter"] == "some/where"
     assert seen["sampling"] == {
         "guidance_scale": 3.0,
         "temperature": 0.5,
@@ -192,6 +194,8 @@ def test_options_reach_the_model_under_its_own_names(run, monkeypatch):
         verify="gumbel",
         coupling="independent",
         start="repeat",
+        denoising_steps=3,
+        schedule="linear",
         backend="eager",
     )
 

@@ -1,0 +1,140 @@
+"""Adapters: what they may touch, whose they are, and how they survive on disk."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+
+import sjd2
+from sjd2.models import family_of
+from sjd2.models.adapter import Adapter
+from sjd2.models.adapter_files import CONFIG, WEIGHTS, fingerprint
+from tests.janus_model import draw, tiny_janus
+
+
+@pytest.fixture
+def adapter(janus: Any) -> Iterator[Adapter]:
+    made = sjd2.new_adapter(janus, rank=3)
+    with torch.no_grad():
+        for parameter in made.parameters():
+            parameter.add_(torch.randn_like(parameter))
+    yield made
+    sjd2.restore(janus)
+
+
+def hidden_of(janus: Any, adapter: Adapter, noisy: Tensor | None) -> Tensor:
+    backbone = family_of(janus).backbone
+    inputs = torch.randn(2, 5, 64, generator=torch.Generator().manual_seed(0))
+    with adapter.attached(backbone) as gate, torch.no_grad():
+        gate.noisy = noisy
+        hidden: Tensor = backbone(inputs_embeds=inputs).last_hidden_state
+    return hidden
+
+
+def test_clean_positions_keep_their_bits(janus: Any, adapter: Adapter) -> None:
+    """Kills: an update added before the gate, or scaled by zero instead of left out."""
+    plain = hidden_of(janus, adapter, None)
+    noisy = torch.zeros(2, 5, dtype=torch.bool)
+    assert torch.equal(hidden_of(janus, adapter, noisy), plain)
+    noisy[1, 3] = True
+    changed = hidden_of(janus, adapter, noisy)
+    assert torch.equal(changed[0], plain[0])
+    assert torch.equal(changed[1, :3], plain[1, :3])
+    assert not torch.allclose(changed[1, 3], plain[1, 3])
+
+
+def test_nothing_stays_attached(janus: Any, adapter: Adapter) -> None:
+    """Kills: hooks left on the model, by an error in the forward too."""
+    backbone = family_of(janus).backbone
+    with pytest.raises(InterruptedError), adapter.attached(backbone):
+        raise InterruptedError
+    assert not any(module._forward_hooks for module in backbone.modules())
+
+
+def test_a_fresh_adapter_changes_nothing(janus: Any) -> None:
+    """Kills: an update or a time embedding that starts above zero."""
+    adapter = sjd2.new_adapter(janus)
+    noisy = torch.ones(2, 5, dtype=torch.bool)
+    assert torch.equal(hidden_of(janus, adapter, noisy), hidden_of(janus, adapter, None))
+    assert not adapter.time_embedding(torch.linspace(0, 1, 5)[None]).any()
+
+
+def test_an_adapter_survives_the_disk(janus: Any, adapter: Adapter, tmp_path: Path) -> None:
+    """Kills: a tensor left out; an adapter read into another rank."""
+    sjd2.save_adapter(adapter, tmp_path / "a")
+    read = sjd2.load_adapter(tmp_path / "a")
+    assert read.rank == 3
+    assert read.base == adapter.base == fingerprint(family_of(janus).backbone)
+    for name, value in adapter.state_dict().items():
+        assert torch.equal(read.state_dict()[name], value)
+    sjd2.accelerate(janus, adapter=adapter, seed=1)
+    expected = draw(janus)
+    sjd2.accelerate(janus, adapter=tmp_path / "a", seed=1)
+    assert torch.equal(draw(janus), expected)
+    assert sjd2.decoding_stats(janus).method == "sjd2"
+
+
+def test_a_damaged_file_is_named(janus: Any, adapter: Adapter, tmp_path: Path) -> None:
+    """Kills: a truncated or exchanged file that loads as something else."""
+    sjd2.save_adapter(adapter, tmp_path)
+    weights, config = (tmp_path / WEIGHTS).read_bytes(), (tmp_path / CONFIG).read_text()
+    (tmp_path / WEIGHTS).write_bytes(weights[:-1] + bytes([weights[-1] ^ 1]))
+    with pytest.raises(ValueError, match=WEIGHTS):
+        sjd2.load_adapter(tmp_path)
+    (tmp_path / WEIGHTS).write_bytes(weights[:100])
+    with pytest.raises(ValueError, match=WEIGHTS):
+        sjd2.load_adapter(tmp_path)
+    (tmp_path / WEIGHTS).write_bytes(weights)
+    for broken in (config[:40], "{}", json.dumps(json.loads(config) | {"layers": {"a": 1}})):
+        (tmp_path / CONFIG).write_text(broken)
+        with pytest.raises(ValueError, match=CONFIG):
+            sjd2.load_adapter(tmp_path)
+    (tmp_path / CONFIG).unlink()
+    with pytest.raises(FileNotFoundError, match=CONFIG):
+        sjd2.load_adapter(tmp_path)
+
+
+def test_an_adapter_of_another_model_is_refused(janus: Any, adapter: Adapter) -> None:
+    """Kills: a fingerprint of shapes alone."""
+    other = tiny_janus()
+    with torch.no_grad():
+        next(iter(other.model.language_model.layers.parameters())).mul_(1.5)
+    with pytest.raises(ValueError, match="fingerprint"):
+        sjd2.accelerate(other, adapter=adapter)
+    assert "generate" not in vars(other)
+
+
+def test_a_model_in_half_precision_is_still_the_same(janus: Any, adapter: Adapter) -> None:
+    """Kills: a fingerprint that asks for the precision an adapter was trained in."""
+    half = tiny_janus().bfloat16()
+    assert fingerprint(family_of(half).backbone) == adapter.base
+
+
+def test_an_adapter_is_carried_until_it_is_taken_off(janus: Any, adapter: Adapter) -> None:
+    """Kills: settings changed at the price of the adapter; one that outlives `adapter=None`."""
+    sjd2.accelerate(janus, adapter=adapter)
+    with sjd2.accelerated(janus, method="sjd2", window=8):
+        draw(janus)
+        assert sjd2.decoding_stats(janus).method == "sjd2"
+    for method in ("sjd", "ar"):
+        sjd2.accelerate(janus, method=method)
+        draw(janus)
+        assert sjd2.decoding_stats(janus).method == method
+    sjd2.accelerate(janus, adapter=None)
+    draw(janus)
+    assert sjd2.decoding_stats(janus).method == "sjd"
+    with pytest.raises(ValueError, match="needs adapter="):
+        sjd2.accelerate(janus, method="sjd2")
+
+
+def test_a_rank_below_zero_is_refused(janus: Any) -> None:
+    """Kills: an error from deep inside torch."""
+    with pytest.raises(ValueError, match="rank=-1"):
+        sjd2.new_adapter(janus, rank=-1)
+    assert sjd2.new_adapter(janus, rank=0).rank == 0
