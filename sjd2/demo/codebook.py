@@ -14,9 +14,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from sjd2.checkpoint import keyed_generator, load_state, save_state
 from sjd2.demo.build import CODES, GRID, PICTURE
 from sjd2.demo.checker import nearest_hue
-from sjd2.demo.checkpoint import keyed_generator, load_state, save_state
 from sjd2.demo.scenes import COLOURS, Split, render, sample_scene
 from sjd2.demo.shards import Shards
 

@@ -25,8 +25,8 @@ from torch.nn.functional import cross_entropy
 from tqdm import tqdm
 from transformers import JanusForConditionalGeneration
 
+from sjd2.checkpoint import keyed_generator, load_state, save_state
 from sjd2.demo.build import WIDTH
-from sjd2.demo.checkpoint import keyed_generator, load_state, save_state
 from sjd2.demo.codebook import SIZES, Codebook, kinds
 from sjd2.demo.shards import Shards, half_precision
 from sjd2.demo.tokens import COMING

@@ -11,9 +11,9 @@ from torch import Tensor
 from tqdm import tqdm
 from transformers import PreTrainedTokenizerFast
 
+from sjd2.checkpoint import load_state, save_state
 from sjd2.demo.build import GRID, PROMPT
 from sjd2.demo.captions import COLOUR_NAMES, SHAPES
-from sjd2.demo.checkpoint import load_state, save_state
 from sjd2.demo.codebook import PATCH, Codebook, kinds, pictures
 from sjd2.demo.scenes import Scene, Split, outline, sample_scene
 from sjd2.demo.shards import Shards

@@ -22,10 +22,10 @@ from typing import Any
 import torch
 from transformers import JanusForConditionalGeneration, JanusProcessor
 
+from sjd2.checkpoint import load_state, save_json, save_state
 from sjd2.demo import _sha256
 from sjd2.demo.build import build_generation_config, build_model, build_processor, save
 from sjd2.demo.captions import VOCABULARY
-from sjd2.demo.checkpoint import load_state, save_json, save_state
 from sjd2.demo.codebook import make_codebook
 from sjd2.demo.evaluate import pass_rate
 from sjd2.demo.lm import LMSettings, train_lm

@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from tqdm import tqdm
 from transformers.models.janus.modeling_janus import JanusVQVAE
 
-from sjd2.demo.checkpoint import load_state, save_state
+from sjd2.checkpoint import load_state, save_state
 from sjd2.demo.codebook import Codebook, pictures
 from sjd2.demo.shards import Shards, half_precision
 

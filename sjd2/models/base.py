@@ -6,11 +6,12 @@ It knows nothing of windows or verification; the sampler knows no family by name
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
 import torch
+from PIL import Image
 from torch import Tensor, nn
 from transformers import Cache
 
@@ -91,6 +92,13 @@ class ImageModel(Protocol):
 
     def logits(self, hidden: Tensor) -> Tensor:
         """The image head, over image tokens only: [R, W, V]."""
+
+    def encode(self, pictures: Sequence[Image.Image], processor: Any) -> Tensor:
+        """Tokens of pictures, by the model's own tokenizer of them: int64 [B, length].
+
+        Raises:
+            ValueError: the processor makes pictures of another number of tokens.
+        """
 
 
 def mask_for(config: Any, mask: Tensor, dtype: torch.dtype) -> Tensor:

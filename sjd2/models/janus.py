@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import math
 import warnings
+from collections.abc import Sequence
 from typing import Any
 
 import torch
+from PIL import Image
 from torch import Tensor
 from transformers import Cache, GenerationConfig, JanusForConditionalGeneration
 from transformers.generation import GenerateDecoderOnlyOutput, GenerationMode
@@ -87,6 +89,19 @@ class Janus:
         """See `ImageModel`."""
         logits: Tensor = self.model.model.generation_head(hidden)
         return logits
+
+    @torch.no_grad()
+    def encode(self, pictures: Sequence[Image.Image], processor: Any) -> Tensor:
+        """See `ImageModel`."""
+        made = processor.image_processor(images=list(pictures), return_tensors="pt")
+        pixels = made["pixel_values"].to(self.model.device, self.model.dtype)
+        tokens: Tensor = self.model.model.vqmodel.encode(pixels).image_tokens
+        tokens = tokens.view(len(pictures), -1)
+        if tokens.shape[1] != self.length:
+            raise ValueError(
+                f"processor: makes pictures of {tokens.shape[1]} tokens, the model draws {self.length}"
+            )
+        return tokens
 
     def request(
         self,

@@ -16,9 +16,9 @@ import torch.nn.functional as F
 from safetensors.torch import load_file
 from transformers import JanusForConditionalGeneration
 
+from sjd2.checkpoint import keyed_generator, load_state, save_state
 from sjd2.demo.build import WIDTH, build_model, build_processor
 from sjd2.demo.captions import COLOUR_NAMES, SHAPES, VOCABULARY
-from sjd2.demo.checkpoint import keyed_generator, load_state, save_state
 from sjd2.demo.codebook import GROUND, kinds
 from sjd2.demo.lm import LMSettings, picture_states, surprises, unconditional
 from sjd2.demo.scenes import Thing, sample_scene

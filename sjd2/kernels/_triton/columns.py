@@ -21,11 +21,15 @@ STATS = tl.constexpr(3)
 
 
 @triton.jit
-def load_law(stats, mask):
-    """The numbers that `law_of` found for a column once; zeros where the mask is off."""
-    peak = tl.load(stats, mask=mask, other=0.0)
-    log_sum = tl.load(stats + 1, mask=mask, other=0.0)
-    return peak, log_sum, tl.load(stats + 2, mask=mask, other=0.0)
+def load_law(stats):
+    """The numbers that `law_of` found for a column once."""
+    return tl.load(stats), tl.load(stats + 1), tl.load(stats + 2)
+
+
+@triton.jit
+def forced_at(grammar, at, grammar_length):
+    """The tokens that the grammar fixes at some picture positions, -1 where they are free."""
+    return tl.load(grammar + at, mask=at < grammar_length, other=-1)
 
 
 @triton.jit(do_not_specialize=["iteration"])
@@ -71,7 +75,7 @@ def columns_kernel(
     draft = tl.load(slots + image * slots_row + column + 1).to(tl.int32)
     forced = -1
     if HAS_GRAMMAR:
-        forced = tl.load(grammar + at, mask=at < grammar_length, other=-1).to(tl.int32)
+        forced = forced_at(grammar, at, grammar_length).to(tl.int32)
     if forced >= 0:
         tl.store(kept_out + entry, (draft == forced).to(tl.int8))
         tl.store(token_out + entry, forced)
@@ -94,7 +98,7 @@ def columns_kernel(
             old_row = law + old_entry * vocab
             old_twin = old_row + images * law_width * vocab
             old_source = (old_row, old_twin, vocab, guidance, cooling)
-            q = load_law(law_stats + old_entry * STATS, is_full)
+            q = load_law(law_stats + old_entry * STATS)  # used where the kind is FULL
             log_q = 0.0
             if is_full:
                 log_q = log_probabilities(scores(old_source, draft, GUIDED), q)

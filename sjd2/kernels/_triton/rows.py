@@ -9,7 +9,7 @@ import triton.language as tl
 
 from sjd2.kernels._philox import Stream
 from sjd2.kernels._triton import philox
-from sjd2.kernels._triton.columns import MODES, STATS, load_law
+from sjd2.kernels._triton.columns import MODES, STATS, forced_at, load_law
 from sjd2.kernels._triton.law import draw
 from sjd2.kernels.types import DraftKind
 
@@ -24,12 +24,6 @@ _FULL = tl.constexpr(int(DraftKind.FULL))
 _UNIFORM = tl.constexpr(int(DraftKind.UNIFORM))
 _ONEHOT = tl.constexpr(int(DraftKind.ONEHOT))
 _DRAFT = tl.constexpr(int(Stream.DRAFT))
-
-
-@triton.jit
-def _forced_at(grammar, at, grammar_length, mask):
-    """The tokens that the grammar fixes at some picture positions, -1 where they are free."""
-    return tl.load(grammar + at, mask=mask & (at < grammar_length), other=-1)
 
 
 @triton.jit
@@ -110,13 +104,13 @@ def rows_kernel(
             if column < next_width:
                 token = -1
                 if HAS_GRAMMAR:
-                    token = _forced_at(grammar, there, grammar_length, at >= 0).to(tl.int32)
+                    token = forced_at(grammar, there, grammar_length).to(tl.int32)
                     if token < 0:
-                        token = _forced_at(grammar, at + end, grammar_length, at >= 0).to(tl.int32)
+                        token = forced_at(grammar, at + end, grammar_length).to(tl.int32)
                 if token < 0:
                     row = logits + (entry + end) * vocab
                     source = (row, row + images * width * vocab, vocab, guidance, cooling)
-                    law = load_law(stats + (entry + end) * STATS, at >= 0)
+                    law = load_law(stats + (entry + end) * STATS)
                     where = there.to(tl.int32)
                     token = draw(
                         source, law, key, where, when, MODE != _GREEDY, GUIDED, RACE, RACES
@@ -132,7 +126,7 @@ def rows_kernel(
 
         # The last committed token becomes slot 0; a row that commits nothing keeps the one it has.
         newest = tl.maximum(accept_length - 1, 0)
-        last = _tokens_at(newest, run, token_in, redrawn_in, newest >= 0, MODE)
+        last = _tokens_at(newest, run, token_in, redrawn_in, newest < width, MODE)
         if accept_length == 0:
             last = tl.load(slots + image * slots_row)
         tl.store(slots_out, last)
@@ -147,7 +141,7 @@ def rows_kernel(
             entering = _FULL
             if HAS_GRAMMAR:
                 # The law of a forced token is that token, and no logits say so.
-                beside = _forced_at(grammar, at + end, grammar_length, at >= 0)
+                beside = forced_at(grammar, at + end, grammar_length)
                 entering = tl.where(beside >= 0, _ONEHOT, _FULL)
         elif START != _REPEAT:
             bits = philox.word(key, (at + source).to(tl.int32), when, _DRAFT)
@@ -156,7 +150,7 @@ def rows_kernel(
             entering = _UNIFORM
         kinds = tl.where(is_new, entering, _FULL)
         if HAS_GRAMMAR:
-            forced = _forced_at(grammar, at + source, grammar_length, inside)
+            forced = forced_at(grammar, at + source, grammar_length)
             drafts = tl.where(forced >= 0, forced, drafts)
             kinds = tl.where(forced >= 0, _ONEHOT, kinds)
         tl.store(slots_out + 1 + columns, drafts, mask=written)

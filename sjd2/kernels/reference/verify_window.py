@@ -229,25 +229,30 @@ def _slide(
     source = torch.arange(width, device=tokens.device) + accept_length[:, None]
     is_new = source > last
     # Clamping repeats the last column's token, which is what `start="repeat"` enters with.
-    drafts = tokens.gather(1, source.clamp(max=last))
-    entering_kind = DraftKind.ONEHOT
+    drafts, entering = tokens.gather(1, source.clamp(max=last)), DraftKind.ONEHOT
     if rules.start == "uniform":
         drafts = torch.where(is_new, draws.fresh(source, log_p.shape[2]), drafts)
-        entering_kind = DraftKind.UNIFORM
-    if rules.start == "neighbour":
-        rows, columns = _entries(is_new)
-        neighbours = log_p[rows, last]
-        if rules.verify == "greedy":
-            entering = neighbours.argmax(dim=-1)
-        else:
-            entering = draws.choose(neighbours, rows, source[rows, columns], Stream.DRAFT)
-        drafts = _replace(drafts, is_new, rows, columns, entering)
-        entering_kind = DraftKind.FULL
-    kinds = torch.where(is_new, int(entering_kind), int(DraftKind.FULL))
+        entering = DraftKind.UNIFORM
+    elif rules.start == "neighbour":
+        drafts = _drawn_beside(drafts, is_new, source, log_p[:, last], rules, draws)
+        entering = DraftKind.FULL
+    kinds = torch.where(is_new, int(entering), int(DraftKind.FULL))
     if rules.start == "neighbour" and beside is not None:
         # The law of a forced token is that token, and no logits say so.
         kinds = kinds.masked_fill(beside & is_new, int(DraftKind.ONEHOT))
     return drafts, kinds.to(torch.uint8)
+
+
+def _drawn_beside(
+    drafts: Tensor, is_new: Tensor, source: Tensor, log_p: Tensor, rules: Rules, draws: Draws
+) -> Tensor:
+    """The drafts, new ones drawn from the law [B, V] of the column beside all of them."""
+    rows, columns = _entries(is_new)
+    if rules.verify == "greedy":
+        entering = log_p[rows].argmax(dim=-1)
+    else:
+        entering = draws.choose(log_p[rows], rows, source[rows, columns], Stream.DRAFT)
+    return _replace(drafts, is_new, rows, columns, entering)
 
 
 def first_window(

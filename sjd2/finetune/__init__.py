@@ -1,0 +1,1 @@
+"""Learning to draw faster: the denoising adapter and the tuned model of method "sjd2"."""

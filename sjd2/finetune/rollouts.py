@@ -1,0 +1,138 @@
+"""Windows to learn from, as the model meets them: it draws captions, and is watched."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.utils.data import IterableDataset
+
+from sjd2.checkpoint import keyed_generator
+from sjd2.config import DecodingConfig
+from sjd2.finetune.packing import Windows
+from sjd2.models.adapter import Adapter
+from sjd2.models.base import ImageModel
+from sjd2.sampler import decode
+from sjd2.sampler.decode import Iteration
+
+Inputs = dict[str, Tensor]  # what `generate` takes, one row of it
+
+
+@dataclass(frozen=True)
+class RolloutSettings:
+    """How windows are collected.
+
+    Attributes:
+        captions: drawn together, the rows of a batch.
+        windows: of each picture in a batch.
+        reuse: batches made of the same pictures, each of other windows.
+    """
+
+    captions: int = 16
+    windows: int = 4
+    reuse: int = 8
+
+
+class Rollouts(IterableDataset[dict[str, Any]]):
+    """An endless stream of batches: prompts, pictures drawn from them, windows met on the way.
+
+    Args:
+        family: the model that draws.
+        adapter: with which it draws; as it learns, its windows change.
+        inputs: keyword arguments of `generate`, batch first, of every caption.
+        sampling: further keyword arguments of `generate`.
+        config: how to draw.
+        settings: how much to collect.
+        seed: of the captions' order, the pictures and the choice of windows.
+        rank: of this process; each draws captions of its own.
+
+    Attributes:
+        start: batches to leave out, for a run that goes on.
+    """
+
+    def __init__(
+        self,
+        family: ImageModel,
+        adapter: Adapter,
+        inputs: Inputs,
+        sampling: dict[str, Any],
+        config: DecodingConfig,
+        settings: RolloutSettings,
+        seed: int,
+        rank: int = 0,
+    ) -> None:
+        self.family, self.adapter, self.config = family, adapter, config
+        self.inputs, self.sampling, self.settings = inputs, sampling, settings
+        self.seed, self.rank, self.start = seed, rank, 0
+
+    def __iter__(self) -> Iterator[dict[str, Any]]:
+        """Batches of `captions` rows: "inputs", "tokens" and "windows"."""
+        number, drawn = self.start, None
+        while True:
+            round_, again = divmod(number, self.settings.reuse)
+            if drawn is None or again == 0:
+                drawn = self._draw(round_)
+            inputs, tokens, met = drawn
+            generator = keyed_generator(self.seed, "windows", self.rank, number)
+            yield {"inputs": inputs, "tokens": tokens, "windows": self._choose(met, generator)}
+            number += 1
+
+    def _draw(self, number: int) -> tuple[Inputs, Tensor, list[list[_Met]]]:
+        """Draw a batch of captions; the windows of each picture in the order they were fed."""
+        generator = keyed_generator(self.seed, "captions", self.rank, number)
+        total, wanted = len(next(iter(self.inputs.values()))), self.settings.captions
+        rows = torch.randint(total, (wanted,), generator=generator)
+        seeds = torch.randint(2**62, (wanted,), generator=generator).tolist()
+        inputs = {name: tensor[rows] for name, tensor in self.inputs.items()}
+        request = self.family.request(**inputs, **self.sampling)
+        if request is None:
+            raise ValueError("these arguments of generate draw no picture that sjd2 accelerates")
+        met: list[list[_Met]] = [[] for _ in range(wanted)]
+
+        def watch(iteration: Iteration) -> None:
+            state = iteration.state
+            assert state.noise is not None
+            timestep = state.noise.levels[state.noise.steps]
+            for at, row in enumerate(state.rows.tolist()):
+                # The last draft is fed in no slot, and behind the last token nothing is predicted.
+                start = int(state.position[at])
+                fed = min(state.width - 1, self.family.length - 1 - start)
+                if fed > 0:
+                    drafts = state.noise.drafts[at, :fed]
+                    met[row].append(_Met(start, drafts, timestep[at, :fed]))
+
+        tokens, _ = decode(self.family, request, self.config, seeds, self.adapter, watch)
+        return inputs, tokens, met
+
+    def _choose(self, met: Sequence[Sequence[_Met]], generator: torch.Generator) -> Windows:
+        """`windows` of each picture, at random."""
+        count = self.settings.windows
+        chosen = [
+            [some[int(i)] for i in torch.randint(len(some), (count,), generator=generator)]
+            for some in met
+        ]
+        width = max(len(one.timestep) for some in chosen for one in some)
+        like = chosen[0][0].drafts
+        drafts = like.new_zeros(len(met), count, width, like.shape[-1])
+        timestep = torch.zeros(len(met), count, width, device=like.device)
+        valid = torch.zeros_like(timestep, dtype=torch.bool)
+        start = torch.zeros(len(met), count, dtype=torch.int64, device=like.device)
+        for row, some in enumerate(chosen):
+            for at, one in enumerate(some):
+                fed = len(one.timestep)
+                start[row, at] = one.start
+                drafts[row, at, :fed], timestep[row, at, :fed] = one.drafts, one.timestep
+                valid[row, at, :fed] = True
+        return Windows(start, drafts, timestep, valid)
+
+
+@dataclass(frozen=True)
+class _Met:
+    """A window as it was fed."""
+
+    start: int
+    drafts: Tensor  # [w, D]
+    timestep: Tensor  # [w]
