@@ -26,6 +26,14 @@ _COMPARE = """\
 example:
   sjd2 compare "a red ring above a blue square" "two pink discs" --out side-by-side.png
 """
+_FINETUNE = """\
+examples:
+  python -m sjd2.demo.pictures --out pictures/
+  sjd2 finetune --data pictures/ --out adapter/
+  sjd2 generate "a red ring" --adapter adapter/
+  torchrun --nproc-per-node 8 -m sjd2 finetune --model deepseek-community/Janus-Pro-1B \\
+      --data captions.jsonl --out adapter/
+"""
 _INFO = """\
 example:
   sjd2 info --json
@@ -139,13 +147,18 @@ def _parser() -> argparse.ArgumentParser:
         "compare-a-red-ring-seed0.png (default: out/)",
     )
 
+    learning = _command(
+        commands, "finetune", "teach a model to draw from noise, for --method sjd2", _FINETUNE
+    )
+    _add_finetuning(learning)
+
     info = _command(commands, "info", "versions, device and kernels", _INFO)
     info.add_argument("--json", action="store_true", help="print one JSON object")
     return parser
 
 
 def _command(commands: Any, name: str, does: str, examples: str) -> argparse.ArgumentParser:
-    captions = "" if name == "info" else "CAPTION [CAPTION ...] "
+    captions = "CAPTION [CAPTION ...] " if name in ("generate", "compare") else ""
     parser: argparse.ArgumentParser = commands.add_parser(
         name,
         usage=f"sjd2 {name} {captions}[options]",
@@ -157,13 +170,7 @@ def _command(commands: Any, name: str, does: str, examples: str) -> argparse.Arg
     return parser
 
 
-def _add_drawing(parser: argparse.ArgumentParser, is_single: bool = False) -> None:
-    parser.add_argument(
-        "captions", metavar="CAPTION", nargs="+", type=_caption, help="what to draw"
-    )
-    group = parser.add_argument_group(
-        "drawing", "What is not given is as in the model's own generation settings."
-    )
+def _add_model(group: argparse._ActionsContainer) -> None:
     group.add_argument(
         "--model",
         metavar="demo|FOLDER|HUB_ID",
@@ -174,6 +181,16 @@ def _add_drawing(parser: argparse.ArgumentParser, is_single: bool = False) -> No
     group.add_argument(
         "--device", metavar="NAME", default="auto", help="cpu, cuda, cuda:1, ... (default: auto)"
     )
+
+
+def _add_drawing(parser: argparse.ArgumentParser, is_single: bool = False) -> None:
+    parser.add_argument(
+        "captions", metavar="CAPTION", nargs="+", type=_caption, help="what to draw"
+    )
+    group = parser.add_argument_group(
+        "drawing", "What is not given is as in the model's own generation settings."
+    )
+    _add_model(group)
     if is_single:
         group.add_argument(
             "--seed", type=_seed, metavar="S", default=0, help="of every picture (default: 0)"
@@ -193,6 +210,44 @@ def _add_drawing(parser: argparse.ArgumentParser, is_single: bool = False) -> No
     group.add_argument("--temperature", type=_temperature, metavar="T", help="above 0")
     group.add_argument("--top-k", type=_top_k, metavar="K", help="0 = off")
     group.add_argument("--top-p", type=_top_p, metavar="P", help="above 0, at most 1 (1 = off)")
+
+
+def _add_finetuning(parser: argparse.ArgumentParser) -> None:
+    usual = "(default: %(default)s)"
+    _add_model(parser)
+    parser.add_argument(
+        "--data",
+        required=True,
+        metavar="FOLDER|JSONL|DATASET",
+        help="captioned pictures: a folder with a .txt beside each or a metadata.jsonl, a .jsonl "
+        "file, or a dataset that `datasets` knows",
+    )
+    parser.add_argument(
+        "--out", required=True, metavar="FOLDER", help="takes checkpoints and the adapter"
+    )
+    parser.add_argument(
+        "--full",
+        action="store_true",
+        help="train all parameters, as the paper does; the default is an adapter that acts on "
+        "noisy inputs only, so that pictures remain the original model's",
+    )
+    parser.add_argument("--resume", action="store_true", help="go on from the last checkpoint")
+    parser.add_argument("--rank", type=_count, default=16, help=f"of the adapter {usual}")
+    parser.add_argument("--steps", type=_count, default=1000, help=f"of the optimiser {usual}")
+    parser.add_argument("--batch", type=_count, default=16, help=f"pictures of a step {usual}")
+    parser.add_argument("--learning-rate", type=_positive, metavar="R", help="at its peak")
+    parser.add_argument("--guidance", type=_guidance, metavar="SCALE", help="to draw under")
+    parser.add_argument("--window", type=_tokens, default=64, help=f"slots {usual}")
+    parser.add_argument(
+        "--denoising-steps", type=_count, metavar="K", default=4, help=f"noise to token {usual}"
+    )
+    parser.add_argument("--schedule", choices=get_args(Schedule), default="linear", help=usual)
+    parser.add_argument(
+        "--evaluate-every", type=_count, metavar="N", default=200, help=f"steps {usual}"
+    )
+    parser.add_argument("--seed", type=_seed, default=0, help=usual)
+    parser.add_argument("--json", action="store_true", help="print one JSON object, nothing else")
+    parser.add_argument("--quiet", "-q", action="store_true", help="print the folder, nothing else")
 
 
 def _add_decoding(group: argparse._ArgumentGroup) -> None:
@@ -241,6 +296,7 @@ _INFINITY = float("inf")
 _count = _value(int, lambda n: n >= 1, "an integer of at least 1")
 _guidance = _value(float, lambda g: 1 <= g < _INFINITY, "a number of at least 1 (1 = off)")
 _temperature = _value(float, lambda t: 0 < t < _INFINITY, "a number above 0")
+_positive = _value(float, lambda rate: 0 < rate < _INFINITY, "a number above 0")
 _top_k = _value(int, lambda k: k >= 0, "an integer of at least 0 (0 = off)")
 _top_p = _value(float, lambda p: 0 < p <= 1, "a number above 0 and at most 1 (1 = off)")
 _seed = _value(lambda text: checked_seed(int(text)), lambda seed: True, "from 0 to 2**63 - 1")

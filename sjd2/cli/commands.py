@@ -145,6 +145,27 @@ def _compare(given: argparse.Namespace) -> None:
     print(path)
 
 
+def _finetune(given: argparse.Namespace) -> None:
+    # Imported here: transformers' Trainer takes seconds to import, and needs accelerate.
+    try:
+        from sjd2.cli import finetune
+    except ImportError as error:
+        raise ValueError(f"fine-tuning needs more: pip install 'sjd2[train]' ({error})") from error
+    examples = finetune.read_examples(given.data)
+    given.captions = [example.caption for example in examples]
+    model, processor = _load(given)
+    history = finetune.train(given, model, processor, examples)
+    if given.json:
+        _print_json(given, model=given.model, out=given.out, **history)
+        return
+    evaluations = [entry for entry in history["log"] if "eval_step_compression" in entry]
+    if not given.quiet:
+        for entry in evaluations:
+            print(f"step {entry['step']}: {entry['eval_step_compression']:.2f}x fewer forwards")
+        print(f"{history['trained_parameters']} parameters, {history['seconds']:.0f} s")
+    print(given.out)
+
+
 def _info(given: argparse.Namespace) -> None:
     try:
         backend, reason = select("auto")
@@ -232,4 +253,9 @@ def _print_json(given: argparse.Namespace, **values: Any) -> None:
     print(json.dumps({"command": given.command, **values}, indent=2))
 
 
-_COMMANDS = {"generate": _generate, "compare": _compare, "info": _info}
+_COMMANDS = {
+    "generate": _generate,
+    "compare": _compare,
+    "finetune": _finetune,
+    "info": _info,
+}

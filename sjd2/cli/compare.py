@@ -90,12 +90,12 @@ def compare(
     drawings: dict[str, Drawing] = {}
     # One picture that does not count: what only a first call pays would fall to the first method.
     announce("one picture to warm up")
-    draw(model, processor, captions[:1], [seed], config, **sampling)
+    draw(model, processor, captions[:1], [seed], config, None, **sampling)
     for method in methods:
         label, settings = METHODS[method]
         announce(label)
         drawings[method] = draw(
-            model, processor, captions, [seed], replace(config, **settings), **sampling
+            model, processor, captions, [seed], replace(config, **settings), None, **sampling
         )
     baseline = drawings.get(BASELINE)
     return [

@@ -180,7 +180,7 @@ def draw(
         OSError: there is no adapter in the folder.
     """
     inputs = processor(
-        text=[_prompt(processor, caption) for caption in captions],
+        text=[prompt_of(processor, caption) for caption in captions],
         generation_mode="image",
         return_tensors="pt",
         padding=True,
@@ -205,7 +205,7 @@ def draw(
     )
 
 
-def _prompt(processor: Any, caption: str) -> str:
+def prompt_of(processor: Any, caption: str) -> str:
     """The caption as the model was trained to be asked: through its chat template if it has one."""
     if not getattr(processor, "chat_template", None):
         return caption

@@ -67,7 +67,7 @@ def packed_log_probs(
     """
     images, length = tokens.shape
     copies = len(prompt.lengths) // images
-    count, width = windows.timestep.shape[1:]
+    width = windows.timestep.shape[2]
     told = windows.drafts + adapter.time_embedding(windows.timestep)
     drafts = torch.where(windows.timestep.unsqueeze(-1) > 0, told, windows.drafts)
     # The last token is fed nowhere: nothing follows it.
@@ -92,7 +92,7 @@ def packed_log_probs(
         rows = torch.arange(images, device=tokens.device)[:, None, None]
         truth = truth[rows, column.clamp(max=length - 2)]
     predicted = guide(family.logits(guessed), guidance_scale).log_softmax(dim=-1)
-    return predicted.unflatten(1, (count, width)), truth
+    return predicted.view(truth.shape), truth
 
 
 def hidden_behind(

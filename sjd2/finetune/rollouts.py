@@ -21,21 +21,6 @@ from sjd2.sampler.decode import Iteration
 Inputs = dict[str, Tensor]  # what `generate` takes, one row of it
 
 
-@dataclass(frozen=True)
-class RolloutSettings:
-    """How windows are collected.
-
-    Attributes:
-        captions: drawn together, the rows of a batch.
-        windows: of each picture in a batch.
-        reuse: batches made of the same pictures, each of other windows.
-    """
-
-    captions: int = 16
-    windows: int = 4
-    reuse: int = 8
-
-
 class Rollouts(IterableDataset[dict[str, Any]]):
     """An endless stream of batches: prompts, pictures drawn from them, windows met on the way.
 
@@ -45,7 +30,9 @@ class Rollouts(IterableDataset[dict[str, Any]]):
         inputs: keyword arguments of `generate`, batch first, of every caption.
         sampling: further keyword arguments of `generate`.
         config: how to draw.
-        settings: how much to collect.
+        batch: captions drawn together, the rows of a batch.
+        windows: of each picture in a batch.
+        reuse: batches made of the same pictures, each of other windows.
         seed: of the captions' order, the pictures and the choice of windows.
         rank: of this process; each draws captions of its own.
 
@@ -60,19 +47,22 @@ class Rollouts(IterableDataset[dict[str, Any]]):
         inputs: Inputs,
         sampling: dict[str, Any],
         config: DecodingConfig,
-        settings: RolloutSettings,
+        batch: int,
+        windows: int,
+        reuse: int,
         seed: int,
         rank: int = 0,
     ) -> None:
         self.family, self.adapter, self.config = family, adapter, config
-        self.inputs, self.sampling, self.settings = inputs, sampling, settings
+        self.inputs, self.sampling = inputs, sampling
+        self.batch, self.windows, self.reuse = batch, windows, reuse
         self.seed, self.rank, self.start = seed, rank, 0
 
     def __iter__(self) -> Iterator[dict[str, Any]]:
-        """Batches of `captions` rows: "inputs", "tokens" and "windows"."""
+        """Dicts of "inputs", "tokens" and "windows"."""
         number, drawn = self.start, None
         while True:
-            round_, again = divmod(number, self.settings.reuse)
+            round_, again = divmod(number, self.reuse)
             if drawn is None or again == 0:
                 drawn = self._draw(round_)
             inputs, tokens, met = drawn
@@ -83,7 +73,7 @@ class Rollouts(IterableDataset[dict[str, Any]]):
     def _draw(self, number: int) -> tuple[Inputs, Tensor, list[list[_Met]]]:
         """Draw a batch of captions; the windows of each picture in the order they were fed."""
         generator = keyed_generator(self.seed, "captions", self.rank, number)
-        total, wanted = len(next(iter(self.inputs.values()))), self.settings.captions
+        total, wanted = len(next(iter(self.inputs.values()))), self.batch
         rows = torch.randint(total, (wanted,), generator=generator)
         seeds = torch.randint(2**62, (wanted,), generator=generator).tolist()
         inputs = {name: tensor[rows] for name, tensor in self.inputs.items()}
@@ -109,7 +99,7 @@ class Rollouts(IterableDataset[dict[str, Any]]):
 
     def _choose(self, met: Sequence[Sequence[_Met]], generator: torch.Generator) -> Windows:
         """`windows` of each picture, at random."""
-        count = self.settings.windows
+        count = self.windows
         chosen = [
             [some[int(i)] for i in torch.randint(len(some), (count,), generator=generator)]
             for some in met

@@ -99,7 +99,7 @@ class Janus:
         tokens = tokens.view(len(pictures), -1)
         if tokens.shape[1] != self.length:
             raise ValueError(
-                f"processor: makes pictures of {tokens.shape[1]} tokens, the model draws {self.length}"
+                f"processor: its pictures have {tokens.shape[1]} tokens, the model's {self.length}"
             )
         return tokens
 

@@ -12,7 +12,7 @@ import sjd2
 from sjd2.config import DecodingConfig
 from sjd2.finetune.objective import drawing_request, rising_noise
 from sjd2.finetune.packing import Windows, hidden_behind, packed_log_probs
-from sjd2.finetune.rollouts import Rollouts, RolloutSettings
+from sjd2.finetune.rollouts import Rollouts
 from sjd2.kernels.reference.target import guide
 from sjd2.models import family_of
 from sjd2.sampler import decode
@@ -85,8 +85,17 @@ def test_rollouts_go_on_where_they_stopped(janus: Any) -> None:
     adapter = sjd2.new_adapter(janus)
 
     def batches(start: int, count: int) -> list[dict[str, Any]]:
-        settings = RolloutSettings(captions=2, windows=3, reuse=2)
-        rollouts = Rollouts(family_of(janus), adapter, INPUTS, SAMPLING, CONFIG, settings, seed=1)
+        rollouts = Rollouts(
+            family_of(janus),
+            adapter,
+            INPUTS,
+            SAMPLING,
+            CONFIG,
+            batch=2,
+            windows=3,
+            reuse=2,
+            seed=1,
+        )
         rollouts.start = start
         return [batch for batch, _ in zip(rollouts, range(count), strict=False)]
 

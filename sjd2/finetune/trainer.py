@@ -1,0 +1,324 @@
+"""Fine-tuning by transformers' Trainer, so accelerate's launcher, DDP and their like come with it.
+
+What is watched is what it is for: beside the loss, every evaluation draws held-out captions and
+reports the step compression.
+"""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors.torch import load_model, save_model
+from torch import Tensor, nn
+from torch.utils._pytree import tree_map
+from torch.utils.data import DataLoader, Dataset, IterableDataset
+from transformers import Trainer, TrainerCallback, TrainingArguments
+
+from sjd2.checkpoint import keyed_generator, save_json
+from sjd2.config import DecodingConfig, Schedule
+from sjd2.finetune.objective import NextCleanToken, WindowObjective, drawing_request
+from sjd2.finetune.rollouts import Inputs, Rollouts
+from sjd2.models.adapter import Adapter
+from sjd2.models.adapter_files import make_adapter, save_adapter
+from sjd2.models.base import ImageModel
+from sjd2.sampler import decode
+from sjd2.sampler.schedule import noise_levels
+
+_WEIGHTS = "model.safetensors"  # of a checkpoint
+
+
+@dataclass(frozen=True)
+class FinetuneSettings:
+    """How a model learns to denoise.
+
+    Attributes:
+        full: train all parameters, as the paper does, instead of a gated adapter.
+        rank: of the adapter's updates.
+        steps: of the optimiser.
+        batch: pictures of a step, per process.
+        learning_rate: at its peak; it warms up and falls, linearly.
+        warm_up: steps of the first.
+        window: slots; also of the evaluation.
+        denoising_steps: from pure noise to a token.
+        schedule: of their levels.
+        windows: of every picture in a step of the adapter's training.
+        reuse: steps that learn from the same pictures, each from other windows of them.
+        evaluate_every: steps between evaluations and checkpoints.
+        evaluated: held-out captions that an evaluation draws.
+        seed: of everything random.
+    """
+
+    full: bool = False
+    rank: int = 16
+    steps: int = 1000
+    batch: int = 16
+    learning_rate: float = 2e-3
+    warm_up: int = 20
+    window: int = 64
+    denoising_steps: int = 4
+    schedule: Schedule = "linear"
+    windows: int = 4
+    reuse: int = 8
+    evaluate_every: int = 200
+    evaluated: int = 16
+    seed: int = 0
+
+    def decoding(self) -> DecodingConfig:
+        """How the model draws with what it learned."""
+        return DecodingConfig(
+            method="sjd2",
+            window=self.window,
+            denoising_steps=self.denoising_steps,
+            schedule=self.schedule,
+        )
+
+
+class Pictures(Dataset[dict[str, Any]]):
+    """Batches of captions and the tokens of their pictures, in an order of the seed.
+
+    Args:
+        inputs: keyword arguments of `generate` of every caption, batch first.
+        tokens: int64 [N, length].
+        batch: rows of one.
+        steps: batches there are.
+        seed: of the order, and of the noise that goes with each.
+        rank: of this process; each takes rows of its own.
+    """
+
+    def __init__(
+        self, inputs: Inputs, tokens: Tensor, batch: int, steps: int, seed: int, rank: int = 0
+    ) -> None:
+        self.inputs, self.tokens, self.batch = inputs, tokens, batch
+        self.steps, self.seed, self.rank = steps, seed, rank
+
+    def __len__(self) -> int:
+        return self.steps
+
+    def __getitem__(self, number: int) -> dict[str, Any]:
+        generator = keyed_generator(self.seed, "pictures", self.rank, number)
+        rows = torch.randint(len(self.tokens), (self.batch,), generator=generator)
+        return {
+            "inputs": {name: tensor[rows] for name, tensor in self.inputs.items()},
+            "tokens": self.tokens[rows],
+            "seed": torch.randint(2**62, (self.batch,), generator=generator),
+        }
+
+
+class DenoisingTrainer(Trainer):
+    """A Trainer whose batches come ready-made, and whose evaluation draws.
+
+    Args:
+        compression: gives the step compression of held-out captions at present.
+        **kwargs: of `Trainer`.
+    """
+
+    def __init__(self, compression: Any, **kwargs: Any) -> None:
+        super().__init__(**kwargs)
+        self.compression = compression
+
+    def get_train_dataloader(self) -> DataLoader[Any]:
+        """Batches as the dataset makes them; every process has a dataset of its own."""
+        # In order, and not shuffled once more: batch n is that of step n.
+        return DataLoader(self.train_dataset, batch_size=None, shuffle=False)
+
+    def compute_loss(
+        self,
+        model: nn.Module,
+        inputs: dict[str, Any],
+        return_outputs: bool = False,
+        num_items_in_batch: Tensor | int | None = None,
+    ) -> Any:
+        """The objective computes it."""
+        outputs = model(**inputs)
+        return (outputs["loss"], outputs) if return_outputs else outputs["loss"]
+
+    def _prepare_inputs(self, inputs: dict[str, Any]) -> dict[str, Any]:
+        moved: dict[str, Any] = tree_map(lambda tensor: tensor.to(self.args.device), inputs)
+        return moved
+
+    def evaluate(self, *args: Any, **kwargs: Any) -> dict[str, float]:
+        """Draws; no loss of held-out pictures says as much."""
+        metrics = {"eval_step_compression": self.compression()}
+        self.log(metrics)
+        self.control = self.callback_handler.on_evaluate(
+            self.args, self.state, self.control, metrics
+        )
+        return metrics
+
+    def _save(
+        self, output_dir: str | None = None, state_dict: dict[str, Tensor] | None = None
+    ) -> None:
+        folder = Path(output_dir or self.args.output_dir)
+        folder.mkdir(parents=True, exist_ok=True)
+        save_model(self.accelerator.unwrap_model(self.model), str(folder / _WEIGHTS))
+
+    def _load_from_checkpoint(
+        self, resume_from_checkpoint: str, model: nn.Module | None = None
+    ) -> None:
+        load_model(model or self.model, str(Path(resume_from_checkpoint) / _WEIGHTS))
+
+
+def finetune(
+    model: nn.Module,
+    family: ImageModel,
+    inputs: Inputs,
+    held_out: Inputs,
+    tokens: Tensor | None,
+    sampling: dict[str, Any],
+    out: Path,
+    settings: FinetuneSettings,
+    resume: bool = False,
+) -> tuple[Adapter, dict[str, Any]]:
+    """Train an adapter, or with `settings.full` the model itself, in place.
+
+    Args:
+        model: the transformers model.
+        family: the same, behind its protocol.
+        inputs: keyword arguments of `generate` of every caption, batch first.
+        held_out: of captions to evaluate on.
+        tokens: int64 [N, length], the captions' pictures; the full training alone needs them.
+        sampling: further keyword arguments of `generate`, such as the guidance scale.
+        out: receives checkpoints, the adapter, and finetune.json with the history.
+        settings: the recipe.
+        resume: go on from the last whole checkpoint in `out`.
+
+    Returns:
+        The adapter (of rank 0 for a full training), and the history: settings, seconds, losses
+        and step compressions by step.
+
+    Raises:
+        ValueError: `out` holds checkpoints and `resume` is false; the full training has no tokens.
+    """
+    last = last_checkpoint(out)
+    if last is not None and not resume:
+        raise ValueError(f"{out}: holds checkpoints; --resume goes on from them")
+    torch.manual_seed(settings.seed)
+    adapter = make_adapter(family, 0 if settings.full else settings.rank)
+    model.requires_grad_(settings.full)
+    rank = int(torch.distributed.get_rank()) if torch.distributed.is_initialized() else 0
+    objective: nn.Module
+    data: Dataset[dict[str, Any]] | IterableDataset[dict[str, Any]]
+    if settings.full:
+        if tokens is None:
+            raise ValueError("tokens: training all parameters needs pictures, not captions alone")
+        levels = noise_levels(settings.denoising_steps, settings.schedule)
+        objective = NextCleanToken(family, adapter, model, levels, sampling)
+        data = Pictures(inputs, tokens, settings.batch, settings.steps, settings.seed, rank)
+    else:
+        objective = WindowObjective(family, adapter, sampling)
+        data = Rollouts(
+            family,
+            adapter,
+            inputs,
+            sampling,
+            settings.decoding(),
+            settings.batch,
+            settings.windows,
+            settings.reuse,
+            settings.seed,
+            rank,
+        )
+
+    def compression() -> float:
+        request = drawing_request(family, held_out, sampling)
+        seeds = range(request.images)
+        _, stats = decode(family, request, settings.decoding(), seeds, adapter)
+        return stats.step_compression
+
+    started = time.monotonic()
+    trainer = DenoisingTrainer(
+        compression,
+        model=objective,
+        args=_arguments(out, settings, family),
+        train_dataset=data,
+        eval_dataset=[],  # Trainer insists on one; evaluations draw instead
+        callbacks=[_StartAt(data)],
+    )
+    trainer.train(resume_from_checkpoint=str(last) if last else None)
+    model.requires_grad_(False)
+    if settings.full:
+        # The model it belongs to is the one that was just made.
+        adapter.base = make_adapter(family, 0).base
+    save_adapter(adapter, out)
+    history = {
+        "settings": asdict(settings),
+        "seconds": round(time.monotonic() - started, 1),
+        "trained_parameters": sum(p.numel() for p in objective.parameters() if p.requires_grad),
+        "log": trainer.state.log_history,
+    }
+    save_json(out / "finetune.json", history)
+    return adapter, history
+
+
+class _StartAt(TrainerCallback):
+    """A stream that goes on at the step that training goes on at."""
+
+    def __init__(self, data: object) -> None:
+        self.data = data
+
+    def on_train_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        if isinstance(self.data, Rollouts):
+            self.data.start = state.global_step
+
+
+def _arguments(out: Path, settings: FinetuneSettings, family: ImageModel) -> TrainingArguments:
+    device = family.embedding_table().device
+    return TrainingArguments(
+        output_dir=str(out / "checkpoints"),
+        max_steps=settings.steps,
+        learning_rate=settings.learning_rate,
+        lr_scheduler_type="linear",
+        warmup_steps=settings.warm_up,
+        weight_decay=0.0,
+        adam_beta2=0.98,
+        max_grad_norm=1.0,
+        logging_steps=min(50, settings.evaluate_every),
+        eval_strategy="steps",
+        eval_steps=settings.evaluate_every,
+        save_steps=settings.evaluate_every,
+        save_total_limit=2,
+        seed=settings.seed,
+        # A stream is not read again from its beginning: it starts where it should.
+        ignore_data_skip=not settings.full,
+        use_cpu=device.type == "cpu",
+        report_to=[],
+        remove_unused_columns=False,
+        dataloader_pin_memory=False,
+        disable_tqdm=None,
+    )
+
+
+def last_checkpoint(out: Path) -> Path | None:
+    """The last checkpoint that was written to its end; a kill may leave one that was not."""
+    found = sorted(
+        (out / "checkpoints").glob("checkpoint-*"), key=lambda p: int(p.name.rpartition("-")[2])
+    )
+    for folder in reversed(found):
+        # Trainer writes this file last.
+        try:
+            json.loads((folder / "trainer_state.json").read_text())
+        except (OSError, ValueError):
+            continue
+        return folder
+    return None
+
+
+def split(inputs: Inputs, held_out: int) -> tuple[Inputs, Inputs]:
+    """All but the last rows, and the last: captions to learn from, captions to evaluate on."""
+    total = len(next(iter(inputs.values())))
+    return (
+        {name: tensor[: total - held_out] for name, tensor in inputs.items()},
+        {name: tensor[total - held_out :] for name, tensor in inputs.items()},
+    )
+
+
+def caption_inputs(processor: Any, prompts: Sequence[str]) -> Inputs:
+    """What `generate` takes for these prompts, batch first, padded to one length."""
+    made = processor(text=list(prompts), generation_mode="image", padding=True, return_tensors="pt")
+    return dict(made)
