@@ -62,6 +62,8 @@ class DecodingConfig:
             to the left, a "uniform" token, or "repeat" that neighbour's. It changes speed only.
         denoising_steps: forwards that "sjd2" takes from pure noise to a token, at least 1.
         schedule: how their noise levels are spaced, "karras" or "linear".
+        exact: False makes "sjd2" follow the rules of the paper to the letter, to reproduce it. They
+            are biased: what is drawn is no longer quite the model's.
         backend: "auto", "triton" or "eager"; see `sjd2 info`.
         seed: one int per image, or an int s meaning s, s + 1, ... for the images of a call, or
             None: one draw from torch's default generator, so `torch.manual_seed` works as usual.
@@ -80,6 +82,7 @@ class DecodingConfig:
     start: Start = "neighbour"
     denoising_steps: int = 4
     schedule: Schedule = "karras"
+    exact: bool = True
     backend: Backend = "auto"
     seed: int | Sequence[int] | None = None
     progress: bool = False
@@ -92,9 +95,13 @@ class DecodingConfig:
         _one_of("start", self.start, Start)
         _one_of("schedule", self.schedule, Schedule)
         _one_of("backend", self.backend, Backend)
-        for name in ("progress", "trace"):
+        for name in ("exact", "progress", "trace"):
             if not isinstance(getattr(self, name), bool):
                 raise ValueError(f"{name}={getattr(self, name)!r}: must be True or False")
+        if not self.exact and (self.method in ("sjd", "ar") or self.verify != "ratio"):
+            raise ValueError("exact=False: the published rules are those of method 'sjd2', 'ratio'")
+        if not self.exact and self.backend == "triton":
+            raise ValueError("exact=False: the published rules exist as backend='eager' only")
         if self.window != "auto":
             _check_at_least("window", self.window, 2, "'auto' or ")
         _check_at_least("denoising_steps", self.denoising_steps, 1)

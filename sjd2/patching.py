@@ -89,8 +89,9 @@ def accelerate(
     settings = replace(config or DecodingConfig(), **options)
     select(settings.backend)
     denoiser = _denoiser(model, adapter)
-    if denoiser is None and settings.method == "sjd2":
-        raise ValueError("method='sjd2': needs adapter=, a denoising adapter or its folder")
+    if denoiser is None and (settings.method == "sjd2" or not settings.exact):
+        wanted = "method='sjd2'" if settings.method == "sjd2" else "exact=False"
+        raise ValueError(f"{wanted}: needs adapter=, a denoising adapter or its folder")
     model.generate = Accelerated(model, settings, denoiser)  # type: ignore[attr-defined]
     return model
 

@@ -32,6 +32,7 @@ from sjd2.kernels.reference.target import guide
 from sjd2.models.adapter import Adapter, Gate
 from sjd2.models.base import ImageModel, Prompt, Request, Sampling
 from sjd2.sampler.noise import Trajectory
+from sjd2.sampler.published import verify_as_published
 from sjd2.sampler.state import DecodingState
 from sjd2.sampler.stats import DecodingStats, Recorder
 
@@ -77,7 +78,8 @@ def decode(
     started = time.perf_counter()
     prompt, sampling = request.prompt, request.sampling
     device = prompt.embeddings.device
-    backend = select(config.backend, device)
+    is_exact = config.exact or adapter is None
+    backend = select(config.backend if is_exact else "eager", device)
     rules = _rules(config, sampling)
     recorder = Recorder(len(seeds), model.length, trace=config.trace)
     settle_every = 1 if device.type == "cpu" else _SETTLE_EVERY
@@ -87,10 +89,11 @@ def decode(
     with using(backend), bar, denoising as gate:
         width = config.slots(model.length, device.type)
         # Before the first forward there is no neighbour to draw drafts from, so it feeds none.
-        first = 1 if config.start == "neighbour" else width
+        first = 1 if config.start == "neighbour" and is_exact else width
         trajectory = None
         if adapter is not None:
-            trajectory = Trajectory(config.denoising_steps, config.schedule, width, adapter)
+            steps, schedule = config.denoising_steps, config.schedule
+            trajectory = Trajectory(steps, schedule, width, adapter, staggered=is_exact)
         state = DecodingState(model, prompt, list(seeds), width, first, trajectory)
         table = model.embedding_table()
         first_slot = _prefill(model, prompt, state)
@@ -103,18 +106,18 @@ def decode(
             logits = model.logits(hidden)
             if sampling.processors:
                 logits = _process(logits, state, prompt, sampling)
-            verdict = verify_window(
-                logits,
-                state.window,
-                rules,
-                seed=state.seed,
-                position=state.position,
-                iteration=state.iteration,
-                length=model.length,
-                grammar=model.grammar,
-                noisy=noisy,
-                next_width=state.next_width,
-            )
+            at = {
+                "seed": state.seed,
+                "position": state.position,
+                "iteration": state.iteration,
+                "length": model.length,
+                "grammar": model.grammar,
+                "next_width": state.next_width,
+            }
+            if is_exact or state.noise is None:
+                verdict = verify_window(logits, state.window, rules, noisy=noisy, **at)
+            else:
+                verdict = verify_as_published(logits, state.window, rules, state.noise, **at)
             recorder.record(state.rows, verdict)
             if observe is not None:
                 observe(Iteration(state, slots, hidden, logits, verdict))

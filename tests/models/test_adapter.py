@@ -129,8 +129,9 @@ def test_an_adapter_is_carried_until_it_is_taken_off(janus: Any, adapter: Adapte
     sjd2.accelerate(janus, adapter=None)
     draw(janus)
     assert sjd2.decoding_stats(janus).method == "sjd"
-    with pytest.raises(ValueError, match="needs adapter="):
-        sjd2.accelerate(janus, method="sjd2")
+    for options in ({"method": "sjd2"}, {"exact": False}):
+        with pytest.raises(ValueError, match="needs adapter="):
+            sjd2.accelerate(janus, **options)
 
 
 def test_a_rank_below_zero_is_refused(janus: Any) -> None:

@@ -149,7 +149,7 @@ def _couple(
 ) -> tuple[Tensor, Tensor]:
     """Ratio verification. Returns every column's token and whether it is its draft, both [B, W]."""
     log_p_draft = log_p.gather(-1, window.tokens.unsqueeze(-1)).squeeze(-1)
-    kept = draws.accept(log_p_draft - _log_q_of_draft(window, log_p.shape[-1]))
+    kept = draws.accept(log_p_draft - draft_log_probs(window, log_p.shape[-1]))
     run = kept.long().cumprod(dim=1).sum(dim=1, keepdim=True)
     columns = torch.arange(kept.shape[1], device=kept.device)
     tokens, rejected = window.tokens, ~kept
@@ -171,7 +171,7 @@ def _same_seed(log_p: Tensor, draws: Draws) -> Tensor:
     return draws.choose(log_p.flatten(0, 1), rows, columns, Stream.DRAFT).view(log_p.shape[:2])
 
 
-def _log_q_of_draft(window: Window, vocab_size: int) -> Tensor:
+def draft_log_probs(window: Window, vocab_size: int) -> Tensor:
     """Log-probability of every draft under its own law, [B, W]."""
     kinds, tokens = window.kinds, window.tokens
     rows = torch.arange(tokens.shape[0], device=tokens.device)[:, None]

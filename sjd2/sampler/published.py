@@ -1,0 +1,60 @@
+"""The rules of SJD2 as published, for comparison: they are not exact, and the tests show it.
+
+Two things bias them. Drafts are verified behind inputs that are still noise, so `p` is not that of
+the tokens that are committed. And a clean draft that was not accepted stays if its ratio is at
+least one half, while its `q` is set to the new `p`, from which it was not drawn.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import replace
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.nn.functional import normalize
+
+from sjd2.kernels import Rules, Verdict, Window, verify_window
+from sjd2.kernels.reference.target import target_log_probs
+from sjd2.kernels.reference.verify_window import draft_log_probs
+from sjd2.sampler.noise import Noise
+
+_RETAINED = math.log(0.5)
+
+
+def verify_as_published(
+    logits: Tensor, window: Window, rules: Rules, noise: Noise, **at: Any
+) -> Verdict:
+    """`verify_window` by the rules of the paper; further arguments as there, but for `noisy`.
+
+    Source: arXiv 2510.08994, section 4.2.
+    """
+    drafts = _nearest(noise, window)
+    window = window._replace(slots=torch.cat((window.slots[:, :1], drafts), dim=1))
+    verdict = verify_window(logits, window, replace(rules, coupling="independent"), **at)
+    return _retain(verdict, window, target_log_probs(logits, rules), noise)
+
+
+def _nearest(noise: Noise, window: Window) -> Tensor:
+    """What noisy drafts stand for: the token whose embedding has the most similar direction."""
+    drafts = (noise.drafts.float() - noise.mean) / noise.std
+    table = (noise.table.float() - noise.mean) / noise.std
+    nearest = (normalize(drafts, dim=-1) @ normalize(table, dim=-1).T).argmax(dim=-1)
+    return torch.where(noise.steps > 0, nearest, window.tokens)
+
+
+def _retain(verdict: Verdict, window: Window, log_p: Tensor, noise: Noise) -> Verdict:
+    """Put back the clean drafts that were not accepted, where their ratio is at least one half."""
+    width, entering = window.tokens.shape[1], verdict.window.tokens.shape[1]
+    log_ratio = log_p.gather(-1, window.tokens.unsqueeze(-1)).squeeze(-1) - draft_log_probs(
+        window, log_p.shape[-1]
+    )
+    behind = torch.arange(width, device=log_p.device) >= verdict.accept_length[:, None]
+    stays = behind & (noise.steps == 0) & (log_ratio >= _RETAINED)
+    tokens = torch.where(stays, window.tokens, verdict.tokens)
+    source = torch.arange(entering, device=log_p.device) + verdict.accept_length[:, None]
+    moved = tokens.gather(1, source.clamp(max=width - 1))
+    drafts = torch.where(source < width, moved, verdict.window.tokens)
+    slots = torch.cat((verdict.window.slots[:, :1], drafts), dim=1)
+    return verdict._replace(tokens=tokens, window=verdict.window._replace(slots=slots))
