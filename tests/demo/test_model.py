@@ -125,7 +125,7 @@ def test_stock_generate_draws_the_caption(loaded: Loaded) -> None:
     assert {picture.size for picture in pictures} == {(64, 64)}
     # A model that ignored its captions would pass about one in a thousand of them.
     passed = [check(p, caption).passed for p, caption in zip(pictures, captions, strict=True)]
-    assert sum(passed) >= 3
+    assert sum(passed) >= 7
 
 
 def test_generate_returns_256_codes(loaded: Loaded) -> None:
@@ -151,7 +151,7 @@ def test_codes_lie_on_the_unit_sphere(loaded: Loaded) -> None:
 def test_metrics_say_what_was_measured() -> None:
     """The floor is what these weights reach, not the goal of 0.9: see the README."""
     metrics = json.loads((WEIGHTS / "metrics.json").read_text())
-    assert metrics["checker"]["pass_rate"] >= 0.45
+    assert metrics["checker"]["pass_rate"] >= 0.8
     assert metrics["checker"]["captions"] >= 100
     assert metrics["tokenizer"]["perplexity"] >= 0.6 * 512
 
