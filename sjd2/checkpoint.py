@@ -35,9 +35,14 @@ def _replace(path: Path, part: Path) -> None:
     part.replace(path)
 
 
+def _part(path: Path) -> Path:
+    """Where a file is written first; of several processes that write the same, each has its own."""
+    return path.with_name(f"{path.name}.{os.getpid()}.part")
+
+
 def save_state(path: Path, state: Mapping[str, Any]) -> None:
     """Writes tensors, numbers and nested dicts of them so that a kill leaves the previous file."""
-    part = path.with_name(path.name + ".part")
+    part = _part(path)
     torch.save(dict(state), part)
     _replace(path, part)
 
@@ -62,6 +67,6 @@ def load_state(path: Path) -> dict[str, Any] | None:
 
 def save_json(path: Path, value: Mapping[str, Any]) -> None:
     """Writes readable JSON, atomically."""
-    part = path.with_name(path.name + ".part")
+    part = _part(path)
     part.write_text(json.dumps(value, indent=2) + "\n")
     _replace(path, part)

@@ -153,8 +153,13 @@ def _finetune(given: argparse.Namespace) -> None:
         raise ValueError(f"fine-tuning needs more: pip install 'sjd2[train]' ({error})") from error
     examples = finetune.read_examples(given.data)
     given.captions = [example.caption for example in examples]
+    if given.device == "auto" and torch.cuda.is_available():
+        # Of the processes that torchrun starts, each has a GPU of its own.
+        given.device = f"cuda:{os.environ.get('LOCAL_RANK', 0)}"
     model, processor = _load(given)
     history = finetune.train(given, model, processor, examples)
+    if int(os.environ.get("RANK", 0)):
+        return
     if given.json:
         _print_json(given, model=given.model, out=given.out, **history)
         return

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import os
 from pathlib import Path
 from typing import Any
 
@@ -14,15 +15,14 @@ from sjd2.models import family_of
 
 def settings_of(given: argparse.Namespace) -> FinetuneSettings:
     """The recipe that the command line asks for."""
-    usual = FinetuneSettings(full=given.full)
-    if given.full:
-        usual = FinetuneSettings(full=True, learning_rate=1e-4)
+    # Weights that know something already are moved more gently than an adapter that knows nothing.
+    usual = 1e-4 if given.full else FinetuneSettings.learning_rate
     return FinetuneSettings(
         full=given.full,
         rank=given.rank,
         steps=given.steps,
         batch=given.batch,
-        learning_rate=given.learning_rate or usual.learning_rate,
+        learning_rate=given.learning_rate or usual,
         window=given.window,
         denoising_steps=given.denoising_steps,
         schedule=given.schedule,
@@ -65,7 +65,7 @@ def train(
     _, history = finetune(
         model, family, learned, evaluated, tokens, sampling, out, settings, given.resume
     )
-    if settings.full:
+    if settings.full and int(os.environ.get("RANK", 0)) == 0:
         model.save_pretrained(out)
         processor.save_pretrained(out)
     return history

@@ -118,6 +118,8 @@ class DenoisingTrainer(Trainer):
         **kwargs: of `Trainer`.
     """
 
+    control: Any  # of callbacks; Trainer's own
+
     def __init__(self, compression: Any, **kwargs: Any) -> None:
         super().__init__(**kwargs)
         self.compression = compression
@@ -201,7 +203,9 @@ def finetune(
     torch.manual_seed(settings.seed)
     adapter = make_adapter(family, 0 if settings.full else settings.rank)
     model.requires_grad_(settings.full)
-    rank = int(torch.distributed.get_rank()) if torch.distributed.is_initialized() else 0
+    # Also joins the other processes, where a launcher has started several.
+    arguments = _arguments(out, settings, family)
+    rank = arguments.process_index
     objective: nn.Module
     data: Dataset[dict[str, Any]] | IterableDataset[dict[str, Any]]
     if settings.full:
@@ -235,7 +239,7 @@ def finetune(
     trainer = DenoisingTrainer(
         compression,
         model=objective,
-        args=_arguments(out, settings, family),
+        args=arguments,
         train_dataset=data,
         eval_dataset=[],  # Trainer insists on one; evaluations draw instead
         callbacks=[_StartAt(data)],
@@ -245,14 +249,15 @@ def finetune(
     if settings.full:
         # The model it belongs to is the one that was just made.
         adapter.base = make_adapter(family, 0).base
-    save_adapter(adapter, out)
     history = {
         "settings": asdict(settings),
         "seconds": round(time.monotonic() - started, 1),
         "trained_parameters": sum(p.numel() for p in objective.parameters() if p.requires_grad),
         "log": trainer.state.log_history,
     }
-    save_json(out / "finetune.json", history)
+    if trainer.is_world_process_zero():
+        save_adapter(adapter, out)
+        save_json(out / "finetune.json", history)
     return adapter, history
 
 

@@ -19,7 +19,7 @@ import time
 from collections.abc import Callable, Sequence
 from contextlib import nullcontext
 from dataclasses import replace
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -106,7 +106,7 @@ def decode(
             logits = model.logits(hidden)
             if sampling.processors:
                 logits = _process(logits, state, prompt, sampling)
-            at = {
+            at: dict[str, Any] = {
                 "seed": state.seed,
                 "position": state.position,
                 "iteration": state.iteration,
