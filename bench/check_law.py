@@ -21,7 +21,7 @@ from torch import Tensor
 
 import sjd2
 from sjd2.demo import load
-from sjd2.demo.lm import picture_logits, unconditional
+from sjd2.demo.lm import picture_states, unconditional
 from sjd2.demo.scenes import held_out_captions
 from sjd2.kernels import Rules
 from sjd2.kernels.reference.target import target_log_probs
@@ -42,9 +42,10 @@ def surprise(model: Any, inputs: Any, tokens: Tensor, guidance: float) -> tuple[
     ids, mask = inputs["input_ids"], inputs["attention_mask"]
     boi = config.generation_kwargs["boi_token_id"]
     free = unconditional(ids, config.pad_token_id, config.bos_token_id, boi)
-    logits = picture_logits(
+    states = picture_states(
         model, torch.cat((ids, free)), mask.repeat(2, 1), tokens.long().repeat(2, 1)
     )
+    logits = model.model.generation_head(states)
     log_p = target_log_probs(logits, Rules(guidance_scale=guidance)).double()
     probability, finite = log_p.exp(), log_p.clamp(min=-1e4)
     entropy = -(probability * finite).sum(-1)

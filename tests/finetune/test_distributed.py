@@ -96,6 +96,7 @@ def work(rank: int, how: str, full: bool, folder: str) -> None:
     dist.destroy_process_group()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("how", ["ddp", "fsdp2"])
 @pytest.mark.parametrize("full", [False, True], ids=["adapter", "full"])
 def test_two_processes_take_the_step_of_one(how: str, full: bool, tmp_path: Path) -> None:
