@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import math
 import warnings
 from collections.abc import Sequence
@@ -67,6 +68,9 @@ class Janus:
         self.row_width: int = model.config.vq_config.num_patches
         self.length: int = model.config.vision_config.num_image_tokens
         self.backbone = model.model.language_model
+        # transformers 5.24 renamed the argument, and warns of the name it had before.
+        known = inspect.signature(type(self.backbone).forward).parameters
+        self._cache = "cache" if "cache" in known else "past_key_values"
 
     def embedding_table(self) -> Tensor:
         """See `ImageModel`."""
@@ -80,7 +84,7 @@ class Janus:
             inputs_embeds=embeddings,
             attention_mask=mask_for(self.backbone.config, mask, embeddings.dtype),
             position_ids=positions,
-            past_key_values=cache,
+            **{self._cache: cache},
             use_cache=True,
         ).last_hidden_state
         return hidden
