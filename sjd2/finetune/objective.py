@@ -18,6 +18,7 @@ from sjd2.finetune.packing import Windows, hidden_behind, packed_log_probs
 from sjd2.kernels import noisy_embed
 from sjd2.models.adapter import Adapter
 from sjd2.models.base import ImageModel, Prompt, Request
+from sjd2.sampler.noise import table_statistics
 
 _DROPPED = 10  # one caption in so many is left out, where guidance is used
 
@@ -100,14 +101,15 @@ class NextCleanToken(nn.Module):
         prompt = self._prompt(family, inputs, seed)
         images, length = tokens.shape
         table = family.embedding_table()
+        mean, std = table_statistics(table)
         steps = rising_noise(images, length - 1, len(levels) - 1, seed)
         timestep = levels[steps]
         fed = noisy_embed(
             tokens[:, :-1],
             table,
             timestep=timestep,
-            mean=table.detach().float().mean(dim=0),
-            std=table.detach().float().std(dim=0, correction=0).clamp(min=1e-6),
+            mean=mean,
+            std=std,
             time_embedding=self.adapter.time_embedding(timestep),
             seed=seed,
             position=torch.zeros_like(seed),

@@ -12,6 +12,7 @@ from torch.utils.data import IterableDataset
 
 from sjd2.checkpoint import keyed_generator
 from sjd2.config import DecodingConfig
+from sjd2.finetune.objective import drawing_request
 from sjd2.finetune.packing import Windows
 from sjd2.models.adapter import Adapter
 from sjd2.models.base import ImageModel
@@ -77,9 +78,7 @@ class Rollouts(IterableDataset[dict[str, Any]]):
         rows = torch.randint(total, (wanted,), generator=generator)
         seeds = torch.randint(2**62, (wanted,), generator=generator).tolist()
         inputs = {name: tensor[rows] for name, tensor in self.inputs.items()}
-        request = self.family.request(**inputs, **self.sampling)
-        if request is None:
-            raise ValueError("these arguments of generate draw no picture that sjd2 accelerates")
+        request = drawing_request(self.family, inputs, self.sampling)
         met: list[list[_Met]] = [[] for _ in range(wanted)]
 
         def watch(iteration: Iteration) -> None:

@@ -25,7 +25,7 @@ from sjd2.config import DecodingConfig, Schedule
 from sjd2.finetune.objective import NextCleanToken, WindowObjective, drawing_request
 from sjd2.finetune.rollouts import Inputs, Rollouts
 from sjd2.models.adapter import Adapter
-from sjd2.models.adapter_files import make_adapter, save_adapter
+from sjd2.models.adapter_files import fingerprint, make_adapter, save_adapter
 from sjd2.models.base import ImageModel
 from sjd2.sampler import decode
 from sjd2.sampler.schedule import noise_levels
@@ -245,16 +245,16 @@ def finetune(
         callbacks=[_StartAt(data)],
     )
     trainer.train(resume_from_checkpoint=str(last) if last else None)
-    model.requires_grad_(False)
     if settings.full:
         # The model it belongs to is the one that was just made.
-        adapter.base = make_adapter(family, 0).base
+        adapter.base = fingerprint(family.backbone)
     history = {
         "settings": asdict(settings),
         "seconds": round(time.monotonic() - started, 1),
         "trained_parameters": sum(p.numel() for p in objective.parameters() if p.requires_grad),
         "log": trainer.state.log_history,
     }
+    model.requires_grad_(False)
     if trainer.is_world_process_zero():
         save_adapter(adapter, out)
         save_json(out / "finetune.json", history)

@@ -63,8 +63,7 @@ class Noise:
     ) -> None:
         self.trajectory, self.table, self.grammar = trajectory, table, grammar
         self.levels = noise_levels(trajectory.steps, trajectory.schedule).to(table.device)
-        self.mean = table.float().mean(dim=0)
-        self.std = table.float().std(dim=0, correction=0).clamp(min=1e-6)
+        self.mean, self.std = table_statistics(table)
         position = torch.zeros_like(seed)
         entering = torch.full_like(window.tokens, trajectory.steps)
         self.steps = self._bounded(entering, position)  # int64 [B, W]
@@ -139,3 +138,9 @@ class Noise:
             seed=seed,
             position=position,
         )
+
+
+def table_statistics(table: Tensor) -> tuple[Tensor, Tensor]:
+    """Mean and standard deviation of every dimension of embeddings [V, D]: float32 [D] each."""
+    values = table.detach().float()
+    return values.mean(dim=0), values.std(dim=0, correction=0).clamp(min=1e-6)
