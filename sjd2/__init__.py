@@ -2,8 +2,15 @@
 
 from sjd2 import demo
 from sjd2.config import DecodingConfig
-from sjd2.models.adapter_files import load_adapter, save_adapter
-from sjd2.patching import accelerate, accelerated, decoding_stats, new_adapter, restore
+from sjd2.models.companions import load_adapter, load_corrector, save_adapter, save_corrector
+from sjd2.patching import (
+    accelerate,
+    accelerated,
+    decoding_stats,
+    new_adapter,
+    new_corrector,
+    restore,
+)
 from sjd2.sampler import DecodingStats
 
 __version__ = "0.1.0"
@@ -17,7 +24,10 @@ __all__ = [
     "decoding_stats",
     "demo",
     "load_adapter",
+    "load_corrector",
     "new_adapter",
+    "new_corrector",
     "restore",
     "save_adapter",
+    "save_corrector",
 ]
