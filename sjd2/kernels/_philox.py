@@ -83,10 +83,10 @@ def uniform(
 
     RNG: counter-addressed, no state.
     """
-    w0, w1, w2, w3 = _blocks(seed, position, iteration, stream, (vocab_size + 1) // 2)
+    block = torch.arange((vocab_size + 1) // 2, device=seed.device)
+    w0, w1, w2, w3 = _blocks(seed, position, iteration, stream, block)
     high, low = torch.stack((w0, w2), -1), torch.stack((w1, w3), -1)
-    value = high.to(torch.float32) * 2.0**-32 + (low.to(torch.float32) + 0.5) * 2.0**-64
-    return value.clamp_(max=_BELOW_ONE).flatten(-2)[..., :vocab_size]
+    return _fraction(high, low).flatten(-2)[..., :vocab_size]
 
 
 def uniform_token(
@@ -101,43 +101,52 @@ def uniform_token(
     Returns:
         int64, shape S, in [0, vocab_size).
     """
-    word = _blocks(seed, position, iteration, stream, 1)[0].squeeze(-1)
+    block = torch.zeros(1, dtype=torch.int64, device=seed.device)
+    word = _blocks(seed, position, iteration, stream, block)[0].squeeze(-1)
     return (word * vocab_size) >> 32
 
 
+def _fraction(high: Tensor, low: Tensor) -> Tensor:
+    """64 random bits, as two words, as a float32 in (0, 1)."""
+    value = high.to(torch.float32) * 2.0**-32 + (low.to(torch.float32) + 0.5) * 2.0**-64
+    return value.clamp_(max=_BELOW_ONE)
+
+
 def _blocks(
-    seed: Tensor, position: Tensor, iteration: int, stream: Stream, count: int
+    seed: Tensor, position: Tensor, iteration: int, stream: Stream, block: Tensor
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """The four words of `count` consecutive Philox blocks per address, each int64 [*S, count]."""
+    """The four words of some Philox blocks of every address, each int64 [*S, n].
+
+    `block` is int64 [n], of all addresses, or [*S, n].
+    """
     if seed.device.type == "cpu":
-        return _blocks_by_numpy(seed, position, iteration, stream, count)
-    block = torch.arange(count, device=seed.device)
+        return _blocks_by_numpy(seed, position, iteration, stream, block)
     # The constant words stay small, so only the later rounds work on the full shape.
-    iteration_word = torch.full_like(block[:1], iteration)
-    stream_word = torch.full_like(block[:1], int(stream))
+    one = torch.ones((1,) * block.ndim, dtype=torch.int64, device=block.device)
     key = ((seed & _MASK32).unsqueeze(-1), ((seed >> 32) & _MASK32).unsqueeze(-1))
-    return philox4x32((block, position.unsqueeze(-1), iteration_word, stream_word), key)
+    counter = (block, position.unsqueeze(-1), one * iteration, one * int(stream))
+    return philox4x32(counter, key)
 
 
 def _blocks_by_numpy(
-    seed: Tensor, position: Tensor, iteration: int, stream: Stream, count: int
+    seed: Tensor, position: Tensor, iteration: int, stream: Stream, block: Tensor
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     """The same words: a hundred operations on a few numbers cost NumPy a fifth of what torch asks.
 
     Words 0 and 2 of the counter are multiplied, words 1 and 3 are not: each pair is one array.
     """
-    keys = seed.numpy().view(np.uint64).reshape(-1, 1)
-    positions = position.numpy().view(np.uint64).reshape(-1, 1)
+    count = block.shape[-1]
+    keys, positions = (
+        address.numpy().view(np.uint64).reshape(-1, 1) for address in (seed, position)
+    )
     even = np.empty((2, len(keys), count), np.uint64)
     odd = np.empty_like(even)
-    even[0], even[1] = np.arange(count, dtype=np.uint64), iteration
+    even[0], even[1] = block.numpy().view(np.uint64).reshape(-1, count), iteration
     odd[0], odd[1] = positions, int(stream)
     mask, half = np.uint64(_MASK32), np.uint64(32)
-    multipliers, weyl = (
-        np.array(words, np.uint64)[:, None, None] for words in (_MULTIPLIERS, _WEYL)
-    )
+    multipliers, weyl = (np.array(two, np.uint64)[:, None, None] for two in (_MULTIPLIERS, _WEYL))
     # So many addresses at once that all ten rounds find their numbers in a core's own cache.
-    step = max(1, _CACHED // count)
+    step = max(1, _CACHED // max(1, count))
     for first in range(0, len(keys), step):
         part = slice(first, first + step)
         x, y = even[:, part], odd[:, part]
@@ -169,5 +178,24 @@ def gumbel(
     Returns:
         float32, shape [*S, vocab_size].
     """
-    exponential = -torch.log1p(-uniform(seed, position, iteration, stream, vocab_size))
-    return -torch.log(exponential)
+    return _as_gumbel(uniform(seed, position, iteration, stream, vocab_size))
+
+
+def gumbel_of(
+    seed: Tensor, position: Tensor, iteration: int, stream: Stream, token: Tensor
+) -> Tensor:
+    """The noise that `gumbel` gives to single tokens: less work where few can be drawn.
+
+    Args and RNG: as `uniform`; `token` is int64 of shape S.
+
+    Returns:
+        float32, shape S.
+    """
+    words = _blocks(seed, position, iteration, stream, (token // 2).unsqueeze(-1))
+    w0, w1, w2, w3 = (word.squeeze(-1) for word in words)
+    is_odd = token % 2 == 1
+    return _as_gumbel(_fraction(torch.where(is_odd, w2, w0), torch.where(is_odd, w3, w1)))
+
+
+def _as_gumbel(u: Tensor) -> Tensor:
+    return -torch.log(-torch.log1p(-u))

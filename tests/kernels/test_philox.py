@@ -44,7 +44,7 @@ def test_numpy_gives_the_words_of_torch(rows: int, count: int) -> None:
     key = ((seed & 0xFFFFFFFF).unsqueeze(-1), (seed >> 32).unsqueeze(-1))
     counter = (block, position.unsqueeze(-1), 2**31 * one, int(Stream.RESIDUAL) * one)
     expected = philox4x32(counter, key)
-    found = _blocks_by_numpy(seed, position, 2**31, Stream.RESIDUAL, count)
+    found = _blocks_by_numpy(seed, position, 2**31, Stream.RESIDUAL, block)
     for ours, theirs in zip(found, expected, strict=True):
         assert torch.equal(ours, theirs.expand_as(ours))
 
