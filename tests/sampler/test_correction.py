@@ -17,6 +17,7 @@ from sjd2.models.corrector import Corrector, neighbour_offsets
 from sjd2.sampler import correction, decode
 from sjd2.sampler.correction import Correction
 from tests.janus_model import draw
+from tests.sampler.test_denoising import Unmoved, loud_adapter
 from tests.table_model import TableModel, chi_square, make_request, threshold
 
 PROMPT = (2, 3, 1)
@@ -42,7 +43,12 @@ class Wild(Corrector):
 
 
 def excess(
-    rows: int, batch: int = 0, sampling: Sampling = FREE, grammar: Any = None, **options: Any
+    rows: int,
+    batch: int = 0,
+    sampling: Sampling = FREE,
+    grammar: Any = None,
+    adapter: Any = None,
+    **options: Any,
 ) -> float:
     """Chi-square of corrected pictures as a multiple of its threshold."""
     model = TableModel(grammar=grammar)
@@ -52,7 +58,7 @@ def excess(
     for first in range(0, rows, batch or rows):
         seeds = range(first, min(first + (batch or rows), rows))
         request = make_request(model, [PROMPT] * len(seeds), sampling)
-        tokens, stats = decode(model, request, config, seeds, corrector=corrector)
+        tokens, stats = decode(model, request, config, seeds, adapter, corrector)
         forwards += sum(stats.forward_passes)
         drawn.append(tokens)
     assert forwards < rows * model.length
@@ -86,6 +92,12 @@ def test_corrected_pictures_follow_the_law_under_guidance_and_grammar(passes: An
     guided = replace(FREE, guidance_scale=2.5, top_k=2)
     grammar = {1: 2, 3: 0}
     assert excess(20_000, 0, guided, grammar, window=4, corrector_passes=passes) < 1
+
+
+def test_corrected_drafts_that_start_as_noise_follow_the_law() -> None:
+    """Kills: a correction of drafts whose law was predicted from noise that counts it as clean."""
+    adapter = Unmoved(TableModel().symbols)
+    assert excess(20_000, adapter=adapter, window=6, denoising_steps=2) < 1
 
 
 @pytest.mark.slow
@@ -151,6 +163,18 @@ def test_a_loud_corrector_changes_no_token(janus: Any, batch: int, passes: Any) 
         seed=11,
     )
     assert torch.equal(draw(janus, rows, top_k=0), expected)
+
+
+def test_adapter_and_corrector_together_change_no_token(janus: Any) -> None:
+    """Kills: a corrected draft committed behind noise, or denoised towards another token."""
+    sjd2.accelerate(janus, method="ar", seed=11)
+    expected = draw(janus, top_k=0)
+    adapter, corrector = loud_adapter(janus), loud_corrector(janus)
+    sjd2.accelerate(
+        janus, adapter=adapter, corrector=corrector, verify="gumbel", window=16, seed=11
+    )
+    assert torch.equal(draw(janus, top_k=0), expected)
+    assert sjd2.decoding_stats(janus).method == "sjd2"
 
 
 def test_a_loud_corrector_changes_the_pace(janus: Any) -> None:
