@@ -2,6 +2,8 @@
 
 from sjd2 import demo
 from sjd2.config import DecodingConfig
+from sjd2.custom_generate import generate
+from sjd2.models import register_family
 from sjd2.models.adapter_files import load_adapter, save_adapter
 from sjd2.patching import accelerate, accelerated, decoding_stats, new_adapter, restore
 from sjd2.sampler import DecodingStats
@@ -16,8 +18,10 @@ __all__ = [
     "accelerated",
     "decoding_stats",
     "demo",
+    "generate",
     "load_adapter",
     "new_adapter",
+    "register_family",
     "restore",
     "save_adapter",
 ]

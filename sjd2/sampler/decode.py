@@ -30,7 +30,7 @@ from sjd2.kernels import Rules, Verdict, verify_window
 from sjd2.kernels._dispatch import select, using
 from sjd2.kernels.reference.target import guide
 from sjd2.models.adapter import Adapter, Gate
-from sjd2.models.base import ImageModel, Prompt, Request, Sampling
+from sjd2.models.base import ImageModel, PlacedProcessor, Prompt, Request, Sampling
 from sjd2.sampler.noise import Trajectory
 from sjd2.sampler.published import verify_as_published
 from sjd2.sampler.state import DecodingState
@@ -187,6 +187,8 @@ def _process(logits: Tensor, state: DecodingState, prompt: Prompt, sampling: Sam
     guided = guide(logits, sampling.guidance_scale)
     prompts = prompt.ids[state.rows]
     drawn = state.tokens[state.rows].scatter(1, state.columns(), state.window.tokens)
+    if prompt.vocabulary is not None:
+        drawn = prompt.vocabulary[drawn]
     texts = torch.cat((prompts, drawn), dim=1)
     ends = prompts.shape[1] + state.columns()
     longest = int(ends.max())
@@ -194,6 +196,10 @@ def _process(logits: Tensor, state: DecodingState, prompt: Prompt, sampling: Sam
     rows = torch.arange(len(texts), device=ends.device)[:, None, None]
     prefixes = torch.where(at >= 0, texts[rows, at.clamp(min=0)], prompt.pad_id).flatten(0, 1)
     scores = guided.flatten(0, 1)
+    places = (state.rows[:, None].expand_as(state.columns()).flatten(), state.columns().flatten())
     for processor in sampling.processors:
-        scores = processor(prefixes, scores)
+        if isinstance(processor, PlacedProcessor):
+            scores = processor.placed(prefixes, scores, *places)
+        else:
+            scores = processor(prefixes, scores)
     return scores.view_as(guided)
