@@ -12,6 +12,9 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 from transformers import (
+    EncoderRepetitionPenaltyLogitsProcessor,
+    ExponentialDecayLengthPenalty,
+    RepetitionPenaltyLogitsProcessor,
     TemperatureLogitsWarper,
     TopKLogitsWarper,
     TopPLogitsWarper,
@@ -19,6 +22,14 @@ from transformers import (
 )
 
 from sjd2.models.base import LogitsProcessor
+
+# They scale scores, so they mean one thing for logits and another for log-probabilities. Upstream
+# guides log-probabilities over the whole vocabulary, which are never computed here.
+_SCALING = (
+    EncoderRepetitionPenaltyLogitsProcessor,
+    ExponentialDecayLengthPenalty,
+    RepetitionPenaltyLogitsProcessor,
+)
 
 
 class Steps(NamedTuple):
@@ -38,7 +49,8 @@ def taken_apart(processors: Sequence[LogitsProcessor]) -> Steps:
         processors: as `generate` gives them to a custom decoding loop.
 
     Raises:
-        ValueError: guidance that is not the first of them.
+        ValueError: guidance that is not the first of them, or a processor that means something
+            else under guidance than it does upstream.
     """
     rest: list[Any] = list(processors)
     guidance = None
@@ -48,6 +60,11 @@ def taken_apart(processors: Sequence[LogitsProcessor]) -> Steps:
         raise ValueError(
             "logits_processor: guidance has to come first; pass guidance_scale and "
             "negative_prompt_ids to generate instead"
+        )
+    if guidance is not None and any(isinstance(one, _SCALING) for one in rest):
+        raise ValueError(
+            "repetition_penalty and the like cannot be honoured together with guidance_scale: they "
+            "scale scores, and upstream's are normalised over words that are not computed here"
         )
     # Only the end of the list can be left to the sampler: it does these last, in this order.
     top_p = rest.pop().top_p if rest and _is_plain(rest[-1], TopPLogitsWarper) else None
