@@ -38,6 +38,9 @@ def _loud(model: Any, embeddings: Any) -> Any:
     with torch.no_grad():
         model.get_output_embeddings().weight *= 25
         embeddings.weight *= 5
+        for name, weight in model.named_parameters():
+            if "self_attn" in name and "proj" in name:
+                weight *= 6
     return model.eval()
 
 
@@ -46,16 +49,16 @@ EMU3_IMAGE, EMU3_EOL, EMU3_EOF, EMU3_WRAP, EMU3_BOI, EMU3_EOI, EMU3_EOS = 50, 40
 EMU3_DIGITS = {name: 20 + at for at, name in enumerate("0123456789*")}
 
 
-def tiny_emu3(attention: str = "sdpa") -> Emu3ForConditionalGeneration:
+def tiny_emu3(attention: str = "sdpa", codes: int = CODES) -> Emu3ForConditionalGeneration:
     torch.manual_seed(0)
-    names = {f"<|visual token {code:06d}|>": EMU3_IMAGE + CODES - 1 - code for code in range(CODES)}
+    names = {f"<|visual token {code:06d}|>": EMU3_IMAGE + codes - 1 - code for code in range(codes)}
     names |= {"<image>": 3, "<|extra_200|>": EMU3_EOL, "<|extra_201|>": EMU3_EOF, **EMU3_DIGITS}
     names |= {"<|image token|>": EMU3_WRAP, "<|image start|>": EMU3_BOI}
     names |= {"<|image end|>": EMU3_EOI}
     config = Emu3Config(
         text_config={**_TEXT, "vocab_size": 95, "num_key_value_heads": 2, "eos_token_id": EMU3_EOS},
         vq_config={
-            "codebook_size": CODES,
+            "codebook_size": codes,
             "embed_dim": 4,
             "latent_channels": 4,
             "base_channels": 32,
@@ -83,9 +86,11 @@ def _image_name(code: int) -> str:
     return "IMGIMG" + "".join(_LETTERS[int(digit)] for digit in str(code)) + "Z"
 
 
-def tiny_chameleon(attention: str = "sdpa") -> ChameleonForConditionalGeneration:
+def tiny_chameleon(
+    attention: str = "sdpa", codes: int = CODES
+) -> ChameleonForConditionalGeneration:
     torch.manual_seed(0)
-    shuffled = [CHAMELEON_IMAGE[(7 * code) % CODES] for code in range(CODES)]
+    shuffled = [CHAMELEON_IMAGE[(7 * code) % codes] for code in range(codes)]
     names = {_image_name(code): token for code, token in enumerate(shuffled)}
     names |= {"<image>": 3, "<eoss>": CHAMELEON_EOI, "<racm3:break>": CHAMELEON_BOI}
     names |= {"<reserved08799>": CHAMELEON_EOL, "<reserved08706>": CHAMELEON_END}
@@ -97,7 +102,7 @@ def tiny_chameleon(attention: str = "sdpa") -> ChameleonForConditionalGeneration
         eos_token_id=2,
         vq_config={
             "embed_dim": 8,
-            "num_embeddings": CODES,
+            "num_embeddings": codes,
             "latent_channels": 8,
             "base_channels": 32,
             "channel_multiplier": [1, 1, 1],
@@ -165,6 +170,37 @@ class Family:
             eos_token_id=None,
             **options,
         )
+
+
+def replayed_log_probs(
+    family: Family, model: Any, prompts: Tensor, pictures: Tensor, scale: float
+) -> Tensor:
+    """Log-probabilities of image tokens at every position, from one cacheless forward each.
+
+    Args:
+        family: of the model.
+        model: it is called below its mask.
+        prompts: int64 [B, L], padded with `PAD`.
+        pictures: int64 [B, N].
+        scale: of guidance; 1 is off.
+
+    Returns:
+        float32 [B, N, C], tokens ascending.
+    """
+    inner = model.model.text_model if family.name == "emu3" else model.model
+
+    def logits(context: Tensor, picture: Tensor) -> Tensor:
+        hidden = inner(input_ids=torch.cat((context, picture))[None, :-1]).last_hidden_state
+        return model.lm_head(hidden[0, len(context) - 1 :])[:, sorted(family.image)]
+
+    laws = []
+    for prompt, picture in zip(prompts, pictures, strict=True):
+        law = logits(prompt[prompt != PAD], picture)
+        if scale != 1:
+            bare = logits(prompt[-family.context :], picture)
+            law = bare + scale * (law - bare)
+        laws.append(law.log_softmax(-1))
+    return torch.stack(laws)
 
 
 def mask_lifted(model: Any) -> Any:
