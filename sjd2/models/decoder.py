@@ -6,6 +6,7 @@ family of one's own derives from `DecoderOnly` (see docs/own-family.md).
 
 from __future__ import annotations
 
+import sys
 import warnings
 from collections.abc import Sequence
 from typing import Any
@@ -68,9 +69,9 @@ class DecoderOnly:
         self.head: Any = model.get_output_embeddings()
         self.image_ids, self.image_start_id = sorted(set(image_ids)), image_start_id
         config: Any = self.backbone.config
-        self.vocabulary: int = config.vocab_size
-        self.positions: int = config.max_position_embeddings
         check_attention(model, config)
+        self.vocabulary: int = config.vocab_size
+        self.positions: int = getattr(config, "max_position_embeddings", sys.maxsize)
         for name in ("final_logit_softcapping", "logit_scale", "logits_scaling"):
             if getattr(config, name, None) not in (None, 1, 1.0):
                 raise ValueError(f"model: {name}={getattr(config, name)} is not implemented here")
