@@ -5,6 +5,7 @@ from sjd2.config import DecodingConfig
 from sjd2.custom_generate import generate
 from sjd2.models import register_family
 from sjd2.models.adapter_files import load_adapter, save_adapter
+from sjd2.models.vqgan import load_vq_decoder
 from sjd2.patching import accelerate, accelerated, decoding_stats, new_adapter, restore
 from sjd2.sampler import DecodingStats
 
@@ -20,6 +21,7 @@ __all__ = [
     "demo",
     "generate",
     "load_adapter",
+    "load_vq_decoder",
     "new_adapter",
     "register_family",
     "restore",
