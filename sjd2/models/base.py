@@ -73,6 +73,8 @@ class Request:
     prompt: Prompt
     sampling: Sampling
     finish: Callable[[Tensor], Any]  # tokens int64 [B, N] -> what `generate` returns
+    # Told of int64 [B, n], the tokens that all pictures have so far, as they become more.
+    follow: Callable[[Tensor], None] | None = None
 
     @property
     def images(self) -> int:

@@ -71,20 +71,21 @@ def check_room(prompt: int, length: int, positions: int) -> None:
         )
 
 
-def unpadded(input_ids: Tensor, mask: Tensor) -> tuple[Tensor, Tensor]:
+def unpadded(prompts: Tensor, mask: Tensor) -> tuple[Tensor, Tensor]:
     """Move every row's own tokens to the front.
 
     Args:
-        input_ids: int [B, L], padded on the left.
+        prompts: [B, L] or [B, L, D], padded on the left.
         mask: bool [B, L].
 
     Returns:
-        The rows [B, L], whatever behind their tokens, and how many they have, int64 [B].
+        The rows, with anything behind their tokens, and how many they have, int64 [B].
     """
     lengths = mask.sum(dim=1)
-    width = input_ids.shape[1]
-    shift = torch.arange(width, device=input_ids.device) + (width - lengths)[:, None]
-    return input_ids.gather(1, shift.clamp(max=width - 1)), lengths
+    width = prompts.shape[1]
+    shift = torch.arange(width, device=prompts.device) + (width - lengths)[:, None]
+    rows = torch.arange(len(prompts), device=prompts.device)[:, None]
+    return prompts[rows, shift.clamp(max=width - 1)], lengths
 
 
 def checked_sampling(

@@ -24,6 +24,7 @@ from sjd2.models.layout import Layout, one_size
 from sjd2.models.processors import InVocabulary, Steps, taken_apart
 from sjd2.models.stock import (
     OtherGenerationError,
+    Streaming,
     check_limit,
     refuse_arguments,
     refuse_settings,
@@ -186,7 +187,11 @@ class DecoderOnly:
         if not sets_length(kwargs):
             kwargs["max_new_tokens"] = layout.length
 
+        # Upstream would feed it the prompts and then forget it.
+        streamer = kwargs.pop("streamer", None)
+
         def capture(model: Any, *prepared: Any, image_sizes: Any = None, **more: Any) -> Any:
+            more["streamer"] = streamer
             return self.prepared(*prepared, image_sizes=image_sizes, **more)
 
         try:
@@ -207,6 +212,8 @@ class DecoderOnly:
         *,
         attention_mask: Tensor | None = None,
         image_sizes: Any = None,
+        inputs_embeds: Tensor | None = None,
+        streamer: Any = None,
         **rest: Any,
     ) -> Request:
         """The request that `generate` has prepared for a custom decoding loop.
@@ -218,6 +225,8 @@ class DecoderOnly:
             generation_config: every setting.
             attention_mask: [B, L], None where nothing is padded.
             image_sizes: (height, width) of every picture in tokens, or None.
+            inputs_embeds: float [B, L, D], fed in place of the ids, or None.
+            streamer: of transformers, or None.
             **rest: what else would go to the model.
 
         Raises:
@@ -238,7 +247,7 @@ class DecoderOnly:
             top_p=steps.top_p,
             processors=self._others(steps, input_ids),
         )
-        prompt = self._prompt(input_ids, mask, steps.guidance, generation_config)
+        prompt = self._prompt(input_ids, mask, inputs_embeds, steps.guidance, generation_config)
         if self._has_plain_head:
             self._head_rows = self._rows_of_head()
         ids, returns_dict = self.ids, bool(generation_config.return_dict_in_generate)
@@ -247,7 +256,9 @@ class DecoderOnly:
             sequences = torch.cat((input_ids, ids[tokens].to(input_ids.dtype)), dim=1)
             return GenerateDecoderOnlyOutput(sequences=sequences) if returns_dict else sequences
 
-        return Request(prompt, sampling, finish)
+        if streamer is None:
+            return Request(prompt, sampling, finish)
+        return Request(prompt, sampling, finish, Streaming(streamer, input_ids, ids, self.length))
 
     def _draws(self, input_ids: Any) -> bool:
         """Whether a call asks for pictures, by its prompts.
@@ -295,16 +306,30 @@ class DecoderOnly:
         )
 
     def _prompt(
-        self, input_ids: Tensor, mask: Tensor, guidance: Any, config: GenerationConfig
+        self,
+        input_ids: Tensor,
+        mask: Tensor,
+        inputs_embeds: Tensor | None,
+        guidance: Any,
+        config: GenerationConfig,
     ) -> Prompt:
         """Embed the prompts, unpadded; with guidance append what they are compared with."""
-        aligned, lengths = unpadded(input_ids, mask)
+        embed = self.model.get_input_embeddings()
+        if inputs_embeds is None:
+            inputs_embeds = embed(input_ids)
+        elif inputs_embeds.shape[:2] != input_ids.shape:
+            raise ValueError(
+                f"inputs_embeds: shape {tuple(inputs_embeds.shape)}, but input_ids have "
+                f"{tuple(input_ids.shape)}; both are needed, and alike"
+            )
+        embeddings, lengths = unpadded(inputs_embeds, mask)
         if guidance is not None:
             other, other_lengths = unpadded(*self._unconditional(input_ids, guidance))
-            width = max(aligned.shape[1], other.shape[1])
-            pair = [F.pad(rows, (0, width - rows.shape[1])) for rows in (aligned, other)]
-            aligned, lengths = torch.cat(pair), torch.cat((lengths, other_lengths))
-        embeddings = self.model.get_input_embeddings()(aligned)
+            width = max(embeddings.shape[1], other.shape[1])
+            pair = [
+                F.pad(rows, (0, 0, 0, width - rows.shape[1])) for rows in (embeddings, embed(other))
+            ]
+            embeddings, lengths = torch.cat(pair), torch.cat((lengths, other_lengths))
         pad = config.pad_token_id
         pad = pad[0] if isinstance(pad, list) else pad
         return Prompt(embeddings, lengths, input_ids, pad or 0, self.ids)

@@ -8,18 +8,17 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from torch import Tensor
 from transformers import GenerationConfig
 from transformers.generation import EosTokenCriteria, GenerationMode, MaxLengthCriteria
 
 # Arguments that upstream does not hand on to a custom decoding loop, or that change what the model
 # is fed; and what there is instead.
 _REFUSED = {
-    "inputs_embeds": "pass the prompt as input_ids",
     "past_key_values": "the prompt is read anew",
     "pixel_values": "a prompt with a picture in it cannot be drawn from",
     "position_ids": "positions follow from attention_mask",
     "stop_strings": "a picture has no words to stop at",
-    "streamer": "many tokens of several rows come at once; progress=True shows a bar",
     "synced_gpus": "every process draws pictures of its own",
 }
 # What `generate` itself prepares for a decoding loop, whatever the version calls the cache.
@@ -98,6 +97,31 @@ def sets_length(arguments: Mapping[str, Any]) -> bool:
     if config is not None:
         given += [config.max_new_tokens, config.max_length]
     return any(limit is not None for limit in given)
+
+
+class Streaming:
+    """Feeds a streamer as `generate` does: the prompts, then a token of every picture at a time.
+
+    Args:
+        streamer: of transformers.
+        prompts: int [B, L].
+        ids: int64 [V], the vocabulary's ids of the tokens drawn.
+        length: tokens of a picture.
+    """
+
+    def __init__(self, streamer: Any, prompts: Tensor, ids: Tensor, length: int) -> None:
+        self.streamer, self.prompts, self.ids, self.length = streamer, prompts, ids, length
+        self.told = 0
+
+    def __call__(self, tokens: Tensor) -> None:
+        """Hand on what is new of the tokens [B, n] that all pictures have."""
+        if self.told == 0 and tokens.shape[1]:
+            self.streamer.put(self.prompts.cpu())
+        for column in self.ids[tokens[:, self.told :]].cpu().unbind(dim=1):
+            self.streamer.put(column)
+        if self.told < tokens.shape[1] == self.length:
+            self.streamer.end()
+        self.told = tokens.shape[1]
 
 
 def _asks_nothing(value: object) -> bool:

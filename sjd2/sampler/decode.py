@@ -127,6 +127,8 @@ def decode(
                 pace = committed / len(seeds) / recorder.iterations
                 bar.set_postfix_str(f"{pace:.1f} tokens per forward", refresh=False)
                 bar.update(committed - bar.n)
+                if request.follow is not None:
+                    request.follow(state.tokens[:, : state.complete])
 
     stats = recorder.stats(
         _method(config, adapter),

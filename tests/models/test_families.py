@@ -6,8 +6,10 @@ from typing import Any
 
 import pytest
 import torch
+from PIL import Image
 from torch import Tensor
 from transformers import GenerationConfig, LogitsProcessorList
+from transformers.generation.streamers import BaseStreamer
 
 import sjd2
 from sjd2.models import family_of
@@ -352,3 +354,106 @@ def test_chameleon_tells_the_codes_of_its_pictures(name: str) -> None:
         known.codes(sequences[:, : -len(layout.after) - layout.row_width])
     with pytest.raises(ValueError, match="one column"):
         known.codes(sequences[:, width:])
+
+
+class Processor:
+    """Makes tensors of pictures, as an image processor does: here of grey levels."""
+
+    def image_processor(self, images: list[Image.Image], return_tensors: str) -> dict[str, Tensor]:
+        assert return_tensors == "pt"
+        pixels = [torch.tensor(list(image.tobytes())).view(image.height, -1) for image in images]
+        levels = (torch.stack(pixels) / 255).unsqueeze(1).repeat(1, 3, 1, 1)
+        sizes = torch.tensor([[image.height, image.width] for image in images])
+        return {"pixel_values": levels, "image_sizes": sizes}
+
+
+def grey(width: int, height: int) -> Image.Image:
+    return Image.frombytes("L", (width, height), bytes(range(width * height)))
+
+
+def test_emu3_reads_pictures_as_it_draws_them() -> None:
+    """Kills: codes taken for ids, rows without their ends, a picture of another size let in."""
+    model = tiny_emu3()
+    known = family_of(model)
+    known.lay_out(EMU3.layout)
+    tokens = known.encode([grey(10, 8), grey(10, 8)], Processor())
+    assert tokens.shape == (2, EMU3.layout.length)
+    forced = EMU3.layout.forced()
+    assert torch.equal(known.ids[tokens[0]][forced >= 0], forced[forced >= 0])
+    pixels = Processor().image_processor([grey(10, 8)], "pt")
+    codes = model.model.vqmodel.encode(**pixels).image_tokens[0]
+    assert torch.equal(EMU3.layout.take(known.ids[tokens])[0], EMU3_IMAGE + 39 - codes)
+    with pytest.raises(ValueError, match=r"\(4, 4\) tokens"):
+        known.encode([grey(8, 8)], Processor())
+
+
+def test_chameleon_reads_pictures_as_it_draws_them() -> None:
+    """Kills: codes taken for ids; a picture of another size let in."""
+    model = tiny_chameleon()
+    known = family_of(model)
+    tokens = known.encode([grey(16, 16)], Processor())
+    assert tokens.shape == (1, ANOLE.layout.length)
+    pixels = Processor().image_processor([grey(16, 16)], "pt")["pixel_values"]
+    expected = model.model.get_image_tokens(pixels)
+    assert torch.equal(known.ids[tokens][:, :-1], expected.long())
+    with pytest.raises(ValueError, match="8 tokens, the model's 16"):
+        known.encode([grey(16, 8)], Processor())
+
+
+def test_an_adapter_changes_no_token(family: Family, model: Any) -> None:
+    """Drafts as noise, under a random adapter of large norm: still the model's own pictures.
+
+    Kills: an adapter that acts on clean inputs, a fixed token fed as noise.
+    """
+    torch.manual_seed(0)
+    adapter = sjd2.new_adapter(model, rank=2)
+    with torch.no_grad():
+        for parameter in adapter.parameters():
+            parameter.normal_()
+    settings = {"guidance_scale": 2.0, "seed": 4}
+    sjd2.accelerate(model, method="ar")
+    expected = family.draw(model, **settings)
+    sjd2.accelerate(model, method="sjd2", adapter=adapter, verify="gumbel", window=9)
+    assert torch.equal(family.draw(model, **settings), expected)
+    assert sjd2.decoding_stats(model).method == "sjd2"
+
+
+class Recorder(BaseStreamer):
+    """Notes what a streamer is told."""
+
+    def __init__(self) -> None:
+        self.told: list[list[Any]] = []
+        self.ended = 0
+
+    def put(self, value: Tensor) -> None:
+        self.told.append(value.tolist())
+
+    def end(self) -> None:
+        self.ended += 1
+
+
+@pytest.mark.parametrize("window", [2, 7, 500])
+def test_streamers_are_told_what_stock_generate_tells_them(
+    family: Family, model: Any, window: int
+) -> None:
+    """Kills: rows told at their own pace, tokens told twice, the sampler's numbers for ids."""
+    expected, ours = Recorder(), Recorder()
+    family.draw_stock(model, do_sample=False, guidance_scale=2.0, streamer=expected)
+    sjd2.accelerate(model, window=window)
+    family.draw(model, do_sample=False, guidance_scale=2.0, streamer=ours)
+    assert ours.told == expected.told
+    assert ours.ended == expected.ended == 1
+
+
+def test_embeddings_of_a_prompt_equal_stock_generate(family: Family, model: Any) -> None:
+    """Kills: `inputs_embeds` dropped, or shifted against the padding."""
+    ids, _ = family.prompts()
+    torch.manual_seed(2)
+    embeddings = model.get_input_embeddings()(ids).detach()
+    embeddings = embeddings + torch.randn_like(embeddings)
+    settings = {"do_sample": False, "guidance_scale": 2.0}
+    plain = family.draw_stock(model, **settings)
+    expected = family.draw_stock(model, inputs_embeds=embeddings, **settings)
+    assert not torch.equal(expected, plain)
+    sjd2.accelerate(model, window=7)
+    assert torch.equal(family.draw(model, inputs_embeds=embeddings, **settings), expected)
