@@ -179,6 +179,16 @@ class DecoderOnly:
         input_ids = kwargs.get("input_ids") if given is None else given
         if mode == "text" or (mode is None and not self._draws(input_ids)):
             return None
+        try:
+            return self._through_stock(input_ids, args, kwargs)
+        except OtherGenerationError as other:
+            warnings.warn(f"{other}: the model's own generate answers this call", stacklevel=3)
+            return None
+
+    def _through_stock(
+        self, input_ids: Any, args: tuple[Any, ...], kwargs: dict[str, Any]
+    ) -> Request:
+        """Let transformers' `generate` prepare a call, and take what it hands to its loop."""
         refuse_arguments(kwargs)
         device, mask = self.model.device, kwargs.get("attention_mask")
         input_ids, _ = checked_ids(input_ids, mask, device, self.vocabulary)
@@ -186,7 +196,6 @@ class DecoderOnly:
         check_limit("max_length", kwargs.get("max_length"), layout.length, input_ids.shape[1])
         if not sets_length(kwargs):
             kwargs["max_new_tokens"] = layout.length
-
         # Upstream would feed it the prompts and then forget it.
         streamer = kwargs.pop("streamer", None)
 
@@ -194,13 +203,9 @@ class DecoderOnly:
             more["streamer"] = streamer
             return self.prepared(*prepared, image_sizes=image_sizes, **more)
 
-        try:
-            request: Request = type(self.model).generate(
-                self.model, *args, custom_generate=capture, **kwargs
-            )
-        except OtherGenerationError as other:
-            warnings.warn(f"{other}: the model's own generate answers this call", stacklevel=3)
-            return None
+        request: Request = type(self.model).generate(
+            self.model, *args, custom_generate=capture, **kwargs
+        )
         return request
 
     def prepared(

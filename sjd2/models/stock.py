@@ -35,8 +35,11 @@ def refuse_arguments(arguments: Mapping[str, Any]) -> None:
     """Check the arguments of a call of `generate` before upstream sees them.
 
     Raises:
+        OtherGenerationError: one that asks for another way to draw.
         ValueError: one that cannot be honoured.
     """
+    if arguments.get("assistant_model") is not None:
+        raise OtherGenerationError("assisted generation is not accelerated")
     for name, instead in _REFUSED.items():
         if not _asks_nothing(arguments.get(name)):
             raise ValueError(f"{name} cannot be honoured when an image is drawn: {instead}")

@@ -273,13 +273,17 @@ def test_text_is_the_models_own(family: Family, model: Any) -> None:
     assert torch.equal(model.generate(ids, generation_mode="text", **options), expected)
 
 
-def test_beam_search_falls_through_with_a_warning(family: Family, model: Any) -> None:
-    """Kills: beams silently ignored."""
+@pytest.mark.parametrize("kind", ["beam search", "assisted generation"])
+def test_other_ways_to_generate_fall_through_with_a_warning(
+    family: Family, model: Any, kind: str
+) -> None:
+    """Kills: beams or an assistant silently ignored."""
     ids, mask = family.prompts(1)
-    options = {"attention_mask": mask, "num_beams": 2, "max_new_tokens": 3, "do_sample": False}
+    options = {"attention_mask": mask, "max_new_tokens": 3, "do_sample": False}
+    options |= {"num_beams": 2} if kind == "beam search" else {"assistant_model": family.make()}
     expected = model.generate(ids, **options)
     sjd2.accelerate(model)
-    with pytest.warns(UserWarning, match="beam search is not accelerated"):
+    with pytest.warns(UserWarning, match=f"{kind} is not accelerated"):
         assert torch.equal(model.generate(ids, **options), expected)
 
 
