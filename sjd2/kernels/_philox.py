@@ -81,10 +81,10 @@ def uniform(
 
     RNG: counter-addressed, no state.
     """
-    w0, w1, w2, w3 = _blocks(seed, position, iteration, stream, (vocab_size + 1) // 2)
+    block = torch.arange((vocab_size + 1) // 2, device=seed.device)
+    w0, w1, w2, w3 = _blocks(seed.unsqueeze(-1), position.unsqueeze(-1), iteration, stream, block)
     high, low = torch.stack((w0, w2), -1), torch.stack((w1, w3), -1)
-    value = high.to(torch.float32) * 2.0**-32 + (low.to(torch.float32) + 0.5) * 2.0**-64
-    return value.clamp_(max=_BELOW_ONE).flatten(-2)[..., :vocab_size]
+    return _fraction(high, low).flatten(-2)[..., :vocab_size]
 
 
 def uniform_token(
@@ -99,20 +99,24 @@ def uniform_token(
     Returns:
         int64, shape S, in [0, vocab_size).
     """
-    word = _blocks(seed, position, iteration, stream, 1)[0].squeeze(-1)
+    word = _blocks(seed, position, iteration, stream, torch.zeros_like(seed))[0]
     return (word * vocab_size) >> 32
 
 
+def _fraction(high: Tensor, low: Tensor) -> Tensor:
+    """64 random bits, as two words, as a float32 in (0, 1)."""
+    value = high.to(torch.float32) * 2.0**-32 + (low.to(torch.float32) + 0.5) * 2.0**-64
+    return value.clamp_(max=_BELOW_ONE)
+
+
 def _blocks(
-    seed: Tensor, position: Tensor, iteration: int, stream: Stream, count: int
+    seed: Tensor, position: Tensor, iteration: int, stream: Stream, block: Tensor
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """The four words of `count` consecutive Philox blocks per address, each int64 [*S, count]."""
-    block = torch.arange(count, device=seed.device)
+    """The four words of Philox blocks; addresses, int64, are broadcast with each other."""
     # The constant words stay small, so only the later rounds work on the full shape.
-    iteration_word = torch.full_like(block[:1], iteration)
-    stream_word = torch.full_like(block[:1], int(stream))
-    key = ((seed & _MASK32).unsqueeze(-1), ((seed >> 32) & _MASK32).unsqueeze(-1))
-    return philox4x32((block, position.unsqueeze(-1), iteration_word, stream_word), key)
+    one = torch.ones((1,) * block.ndim, dtype=torch.int64, device=block.device)
+    key = (seed & _MASK32, (seed >> 32) & _MASK32)
+    return philox4x32((block, position, one * iteration, one * int(stream)), key)
 
 
 def gumbel(
@@ -128,5 +132,23 @@ def gumbel(
     Returns:
         float32, shape [*S, vocab_size].
     """
-    exponential = -torch.log1p(-uniform(seed, position, iteration, stream, vocab_size))
-    return -torch.log(exponential)
+    return _as_gumbel(uniform(seed, position, iteration, stream, vocab_size))
+
+
+def gumbel_of(
+    seed: Tensor, position: Tensor, iteration: int, stream: Stream, token: Tensor
+) -> Tensor:
+    """The noise that `gumbel` gives to single tokens: less work where few can be drawn.
+
+    Args and RNG: as `uniform`; `token` is int64 of shape S.
+
+    Returns:
+        float32, shape S.
+    """
+    w0, w1, w2, w3 = _blocks(seed, position, iteration, stream, token // 2)
+    is_odd = token % 2 == 1
+    return _as_gumbel(_fraction(torch.where(is_odd, w2, w0), torch.where(is_odd, w3, w1)))
+
+
+def _as_gumbel(u: Tensor) -> Tensor:
+    return -torch.log(-torch.log1p(-u))

@@ -21,6 +21,10 @@ from sjd2.kernels.reference.target import target_log_probs
 from sjd2.kernels.types import Coupling, DraftKind, Rules, Verdict, Window
 
 
+# Below this share of possible tokens they are listed: two share a block of noise, and listing costs.
+_SPARSE = 0.25
+
+
 class Draws(Protocol):
     """The randomness of one iteration. Tests replace it to enumerate every branch."""
 
@@ -50,8 +54,18 @@ class PhiloxDraws:
 
     def choose(self, log_weights: Tensor, rows: Tensor, columns: Tensor, stream: Stream) -> Tensor:
         """See `Draws`. An exponential race, one addressed exponential per token."""
-        positions, vocab_size = self.position[rows] + columns, log_weights.shape[-1]
-        noise = _philox.gumbel(self.seed[rows], positions, self.iteration, stream, vocab_size)
+        seeds, positions = self.seed[rows], self.position[rows] + columns
+        if log_weights.device.type == "cpu":
+            # Most of a filtered law is impossible, and noise is what takes the time.
+            possible = log_weights != -torch.inf
+            if possible.sum() < _SPARSE * possible.numel():
+                law, token = possible.nonzero(as_tuple=True)
+                at = (seeds[law], positions[law], self.iteration, stream, token)
+                raced = torch.full_like(log_weights, -torch.inf)
+                raced[law, token] = log_weights[law, token] + _philox.gumbel_of(*at)
+                return raced.argmax(dim=-1)
+        vocab_size = log_weights.shape[-1]
+        noise = _philox.gumbel(seeds, positions, self.iteration, stream, vocab_size)
         return (log_weights + noise).argmax(dim=-1)
 
     def fresh(self, columns: Tensor, vocab_size: int) -> Tensor:
