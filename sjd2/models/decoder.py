@@ -128,7 +128,8 @@ class DecoderOnly:
             raise ValueError(f"model: its vocabulary of {self.vocabulary} lacks token {max(ids)}")
         device = self.model.device
         self.layout = layout
-        self.ids = torch.tensor(ids, device=device)
+        self._known = torch.tensor(ids)
+        self.ids = self._known.to(device)
         self.vocab_size, self.length = len(ids), layout.length
         self.row_width = layout.row_width
         forced = layout.forced()
@@ -138,7 +139,7 @@ class DecoderOnly:
     def numbered(self, ids: Tensor) -> Tensor:
         """Ids of the vocabulary as the numbers that the sampler knows tokens by; -1 stays."""
         number = torch.full((self.vocabulary + 1,), -1, device=ids.device)
-        number[self.ids.to(ids.device)] = torch.arange(len(self.ids), device=ids.device)
+        number[self._known.to(ids.device)] = torch.arange(len(self._known), device=ids.device)
         return number[ids]
 
     def embedding_table(self) -> Tensor:
