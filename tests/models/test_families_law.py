@@ -74,7 +74,7 @@ def excess(family: Family, scale: float, options: dict[str, Any]) -> float:
     assert law.max() < 0.5
     assert abs(float(law.sum()) - 1) < 1e-5
     sjd2.accelerate(model, **options)
-    tokens = family.draw(model, 1, num_return_sequences=3000, guidance_scale=scale, seed=7)
+    tokens = family.draw(model, 1, num_return_sequences=2000, guidance_scale=scale, seed=7)
     free = tokens[:, -family.layout.length :][:, family.layout.forced() < 0]
     statistic, degrees = chi_square(family_of(model).numbered(free), law / law.sum(), 3)
     return statistic / threshold(degrees)
