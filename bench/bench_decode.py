@@ -27,13 +27,12 @@ import transformers
 from tqdm import tqdm
 
 import sjd2
-from sjd2.demo import load
+from sjd2.cli.drawing import DEMO, load
 from sjd2.demo.checker import check
 from sjd2.demo.scenes import held_out_captions
 from sjd2.models.pixels import picture_of
 
 ROOT = Path(__file__).resolve().parent.parent
-MARKERS = ("<!-- bench_decode: start -->", "<!-- bench_decode: end -->")
 HEAD = ("method", "window", "forwards", "tokens per forward", "step compression")
 METHODS: dict[str, dict[str, Any]] = {
     "sjd independent": {"method": "sjd", "coupling": "independent"},
@@ -78,11 +77,18 @@ def wilson(passed: int, trials: int, z: float = 1.96) -> tuple[float, float]:
 
 
 class Bench:
-    """The model, the captions, and how both are put together."""
+    """The model, the captions, and how both are put together.
 
-    def __init__(self, captions: int, device: str) -> None:
-        self.model, self.processor = load(device)
-        self.captions = held_out_captions(captions, seed=2)
+    Args:
+        captions: how many, held out of the training of the embedded model.
+        device: where to draw.
+        weights: "demo", or the folder of a model that was made of it.
+        seeds: pictures of each caption.
+    """
+
+    def __init__(self, captions: int, device: str, weights: str = DEMO, seeds: int = 1) -> None:
+        self.model, self.processor = load(weights, torch.device(device))
+        self.captions = held_out_captions(captions, seed=2) * seeds
         self.guidance = self.model.generation_config.guidance_scale
 
     def generate(self, captions: Sequence[str], **options: Any) -> torch.Tensor:
@@ -158,6 +164,14 @@ def table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
     return "\n".join([lines[0], "|---" * len(head) + "|", *lines[1:]])
 
 
+def put_between(path: Path, name: str, text: str) -> None:
+    """Replace what stands between the markers of that name in a Markdown file."""
+    start, end = f"<!-- {name}: start -->", f"<!-- {name}: end -->"
+    before, rest = path.read_text().split(start)
+    after = rest.split(end)[1]
+    path.write_text(f"{before}{start}\n{text}\n{end}{after}")
+
+
 def report(found: dict[str, Any]) -> str:
     """The tables of the README."""
     rows = [Row(**row) for row in found["rows"]]
@@ -224,10 +238,7 @@ def main() -> None:
     text = report(found)
     print(text)
     if given.readme:
-        readme = ROOT / "README.md"
-        before, rest = readme.read_text().split(MARKERS[0])
-        after = rest.split(MARKERS[1])[1]
-        readme.write_text(f"{before}{MARKERS[0]}\n{text}\n{MARKERS[1]}{after}")
+        put_between(ROOT / "README.md", "bench_decode", text)
 
 
 if __name__ == "__main__":

@@ -17,6 +17,7 @@ import sys
 import tempfile
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -96,6 +97,9 @@ def launches() -> Iterator[Launch]:
                 if getattr(rules, name) != getattr(plain, name):
                     said += f" {name.split('_')[0] if name == 'guidance_scale' else name}"
             yield from _verify(said, vocab, rules, grammar=rules.top_p < 1)
+    guided = replace(plain, guidance_scale=3.0)
+    yield from _correct("V=16384 guidance", 16384, guided, grammar=True)
+    yield from _correct("V=512 gumbel", 512, replace(guided, verify="gumbel"), grammar=False)
     rows, heads, slots, size = 4, 8, 96, 128
     cache = torch.zeros(rows, heads, 512, size, dtype=torch.bfloat16)
     new = torch.zeros(rows, slots, heads, size, dtype=torch.bfloat16).transpose(1, 2)
@@ -127,7 +131,9 @@ def _embed(dtype: torch.dtype, tokens: Tensor) -> Iterator[Launch]:
     yield from recorded(name, lambda: _triton.denoise_step(time, time, level, level))
 
 
-def _verify(label: str, vocab: int, rules: Rules, grammar: bool) -> list[Launch]:
+def _verify(
+    label: str, vocab: int, rules: Rules, grammar: bool, window: Window | None = None
+) -> list[Launch]:
     images, width = 2, 96
     copies = 2 if rules.guidance_scale != 1 else 1
     logits = torch.zeros(copies * images, width, vocab, dtype=torch.bfloat16)
@@ -136,7 +142,7 @@ def _verify(label: str, vocab: int, rules: Rules, grammar: bool) -> list[Launch]
         label,
         lambda: _triton.verify_window(
             logits,
-            _window(images, width, vocab, copies),
+            window or _window(images, width, vocab, copies),
             rules,
             seed=where,
             position=where,
@@ -148,13 +154,37 @@ def _verify(label: str, vocab: int, rules: Rules, grammar: bool) -> list[Launch]
     )
 
 
+def _correct(label: str, vocab: int, rules: Rules, grammar: bool) -> Iterator[Launch]:
+    images, width, rank, offsets = 2, 96, 192, torch.arange(1, 9)
+    scored = _window(images, width, vocab, 2 if rules.guidance_scale != 1 else 1)
+    law = torch.zeros(images, width, vocab)
+    state, tokens = torch.zeros(images, width, rank), torch.zeros(images, 672).long()
+    features, shift = torch.zeros(8 * (vocab + 1), rank), torch.zeros(vocab, rank)
+    where = torch.zeros(images, dtype=torch.int64)
+    forced = torch.full((576,), -1) if grammar else None
+    yield from recorded(
+        label,
+        lambda: _triton.activate_window(
+            state, tokens, features, offsets, position=where, grammar=forced
+        ),
+    )
+    inner = (state, state, tokens, features, offsets, shift, rules)
+    at = {"seed": where, "position": where, "iteration": 7, "grammar": forced}
+    corrected = scored._replace(law=law, is_corrected=True)
+    for window in (scored, corrected):
+        again = partial(_triton.correct_window, window, scored, *inner, correction=1, **at)
+        yield from recorded(f"{label} {'again' if window.is_corrected else ''}", again)
+    # The verification that comes next reads a corrected law.
+    yield from _verify(f"{label} corrected", vocab, rules, grammar, corrected)
+
+
 def _window(images: int, width: int, vocab: int, copies: int) -> Window:
     return Window(
         torch.zeros(images, width + 1, dtype=torch.int64),
         torch.zeros(images, width, dtype=torch.uint8),
         torch.zeros(copies * images, width, vocab, dtype=torch.bfloat16),
         torch.zeros(images, dtype=torch.int64),
-        torch.zeros(images, width, 5),
+        torch.zeros(images, width, 3),
     )
 
 

@@ -18,7 +18,12 @@ from typing import Any
 import torch
 
 ROOT = Path(__file__).resolve().parent.parent
-BENCHES = ("bench_noisy_embed.py", "bench_verify_window.py", "bench_kv_cache.py")
+BENCHES = (
+    "bench_noisy_embed.py",
+    "bench_verify_window.py",
+    "bench_correct_window.py",
+    "bench_kv_cache.py",
+)
 COLUMNS = ("microseconds", "gb_per_s", "percent_of_peak", "launches")
 
 

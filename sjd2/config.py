@@ -15,6 +15,7 @@ from sjd2.kernels.types import Coupling, Start
 Method = Literal["auto", "sjd2", "sjd", "ar"]
 Verification = Literal["ratio", "gumbel"]
 Schedule = Literal["karras", "linear"]
+CorrectorPasses = int | Literal["sweep"]
 
 _T = TypeVar("_T")
 _LARGEST_SEED = 2**63 - 1
@@ -62,6 +63,8 @@ class DecodingConfig:
             to the left, a "uniform" token, or "repeat" that neighbour's. It changes speed only.
         denoising_steps: forwards that "sjd2" takes from pure noise to a token, at least 1.
         schedule: how their noise levels are spaced, "karras" or "linear".
+        corrector_passes: how often the corrector, if there is one, goes over a window between two
+            forwards: at least once, all columns at a time, or "sweep": one column after another.
         exact: False makes "sjd2" follow the rules of the paper to the letter, to reproduce it. They
             are biased: what is drawn is no longer quite the model's.
         backend: "auto", "triton" or "eager"; see `sjd2 info`.
@@ -82,6 +85,7 @@ class DecodingConfig:
     start: Start = "neighbour"
     denoising_steps: int = 4
     schedule: Schedule = "karras"
+    corrector_passes: CorrectorPasses = 2
     exact: bool = True
     backend: Backend = "auto"
     seed: int | Sequence[int] | None = None
@@ -105,6 +109,8 @@ class DecodingConfig:
         if self.window != "auto":
             _check_at_least("window", self.window, 2, "'auto' or ")
         _check_at_least("denoising_steps", self.denoising_steps, 1)
+        if self.corrector_passes != "sweep":
+            _check_at_least("corrector_passes", self.corrector_passes, 1, "'sweep' or ")
         if isinstance(self.seed, Sequence):
             # A tuple of our own: the caller may go on to change a list.
             object.__setattr__(self, "seed", tuple(map(checked_seed, self.seed)))

@@ -12,6 +12,7 @@ from sjd2.config import DecodingConfig, seeds_for
 from sjd2.models import ImageModel, family_of
 from sjd2.models.adapter import Adapter
 from sjd2.models.base import Request
+from sjd2.models.corrector import Corrector
 from sjd2.sampler import DecodingStats, decode
 
 Seed = int | Sequence[int] | None
@@ -26,6 +27,7 @@ def answer(
     config: DecodingConfig,
     seed: Seed,
     adapter: Adapter | None = None,
+    corrector: Corrector | None = None,
 ) -> tuple[Any, DecodingStats]:
     """Draw what a request asks for.
 
@@ -35,6 +37,7 @@ def answer(
         config: how to decode.
         seed: as in `DecodingConfig`; that of `config` is not looked at.
         adapter: what lets the model read noise.
+        corrector: re-drafts windows between forwards.
 
     Returns:
         What `generate` returns, and what it took.
@@ -48,7 +51,8 @@ def answer(
         seed = int(torch.randint(2**62, ()))
     denoises = config.method in ("auto", "sjd2")
     seeds = seeds_for(seed, request.images)
-    tokens, stats = decode(family, request, config, seeds, adapter if denoises else None)
+    adapter = adapter if denoises else None
+    tokens, stats = decode(family, request, config, seeds, adapter, corrector)
     return request.finish(tokens), stats
 
 

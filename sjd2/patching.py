@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import replace
 from functools import partial
@@ -14,10 +14,24 @@ from sjd2.custom_generate import answer, last_stats
 from sjd2.kernels._dispatch import select
 from sjd2.models import family_of, inner_model
 from sjd2.models.adapter import Adapter
-from sjd2.models.adapter_files import check_base, load_adapter, make_adapter
+from sjd2.models.companions import (
+    Kind,
+    carried,
+    check_base,
+    load_adapter,
+    load_corrector,
+    make_adapter,
+    make_corrector,
+)
+from sjd2.models.corrector import Corrector
 from sjd2.sampler import DecodingStats
 
 M = TypeVar("M")
+
+_COMPANIONS: dict[Kind, tuple[Any, Callable[[str | Path], Any]]] = {
+    "adapter": (Adapter, load_adapter),
+    "corrector": (Corrector, load_corrector),
+}
 
 
 class Accelerated:
@@ -27,10 +41,16 @@ class Accelerated:
     its model, it follows the model through pickle and deepcopy and then drives the copy.
     """
 
-    def __init__(self, model: Any, config: DecodingConfig, adapter: Adapter | None) -> None:
+    def __init__(
+        self,
+        model: Any,
+        config: DecodingConfig,
+        adapter: Adapter | None,
+        corrector: Corrector | None,
+    ) -> None:
         self.model = model
         self.config = config
-        self.adapter = adapter
+        self.adapter, self.corrector = adapter, corrector
         # Somebody else may have set a `generate` on the instance: it is called, and comes back.
         hook = _hook(model)
         self.replaced: Any = hook.replaced if hook else vars(model).get("generate")
@@ -47,7 +67,8 @@ class Accelerated:
             if not family.own_generation_mode:
                 own_kwargs.pop("generation_mode", None)
             return own(*args, **own_kwargs)
-        result, self.stats = answer(family, request, self.config, seed, self.adapter)
+        companions = (self.adapter, self.corrector)
+        result, self.stats = answer(family, request, self.config, seed, *companions)
         return result
 
 
@@ -56,6 +77,7 @@ def accelerate(
     config: DecodingConfig | None = None,
     *,
     adapter: Adapter | str | Path | None = "auto",
+    corrector: Corrector | str | Path | None = "auto",
     **options: Any,
 ) -> M:
     """Make `model.generate` draw pictures in several times fewer forwards.
@@ -67,7 +89,10 @@ def accelerate(
         model: a supported transformers model (see README).
         config: the settings, or
         adapter: the denoising adapter of method "sjd2": one of `new_adapter`, the folder of one,
-            "auto" for the one that the model carries already, if any, or None for none.
+            "auto" for the one that the model carries, if any (it was accelerated with it, or its
+            weights were read from a folder with an adapter/ in it), or None for none.
+        corrector: what re-drafts windows between forwards: one of `new_corrector`, a folder, "auto"
+            or None likewise. It changes speed only.
         **options: the settings by name, such as `window=32`; they overrule `config`.
 
     Returns:
@@ -75,20 +100,21 @@ def accelerate(
 
     Raises:
         TypeError: no family is known for the model, or an option is unknown.
-        ValueError: a setting is out of range, its backend cannot run here, or the adapter is
-            missing, damaged or another model's.
-        FileNotFoundError: there is no adapter in the folder.
+        ValueError: a setting is out of range, its backend cannot run here, or an adapter or
+            corrector is missing, damaged or another model's.
+        FileNotFoundError: there is none in the folder.
     """
     family_of(model)
     if config is not None and not isinstance(config, DecodingConfig):
         raise TypeError(f"config is a {type(config).__name__}, must be a DecodingConfig")
     settings = replace(config or DecodingConfig(), **options)
     select(settings.backend)
-    denoiser = _denoiser(model, adapter)
+    denoiser = _companion(model, "adapter", adapter)
+    redrafter = _companion(model, "corrector", corrector)
     if denoiser is None and (settings.method == "sjd2" or not settings.exact):
         wanted = "method='sjd2'" if settings.method == "sjd2" else "exact=False"
         raise ValueError(f"{wanted}: needs adapter=, a denoising adapter or its folder")
-    model.generate = Accelerated(model, settings, denoiser)  # type: ignore[attr-defined]
+    model.generate = Accelerated(model, settings, denoiser, redrafter)  # type: ignore[attr-defined]
     return model
 
 
@@ -111,6 +137,25 @@ def new_adapter(model: object, rank: int = 16) -> Adapter:
     return make_adapter(family_of(model), rank)
 
 
+def new_corrector(model: object, rank: int = 192) -> Corrector:
+    """A corrector for a model, untrained: it corrects nothing yet.
+
+    Args:
+        model: a supported transformers model.
+        rank: its inner width.
+
+    Returns:
+        An `nn.Module` in float32 on the model's device.
+
+    Raises:
+        TypeError: no family is known for the model.
+        ValueError: a rank below 1.
+
+    RNG: torch's default generator.
+    """
+    return make_corrector(family_of(model), rank)
+
+
 def restore(model: M) -> M:
     """Take the acceleration off again; a model without one is returned as it is.
 
@@ -131,6 +176,7 @@ def accelerated(
     config: DecodingConfig | None = None,
     *,
     adapter: Adapter | str | Path | None = "auto",
+    corrector: Corrector | str | Path | None = "auto",
     **options: Any,
 ) -> Iterator[M]:
     """`accelerate` for the length of a `with` block; afterwards all is as it was before.
@@ -138,7 +184,7 @@ def accelerated(
     Args and Raises: as `accelerate`.
     """
     before = _hook(model)
-    accelerate(model, config, adapter=adapter, **options)
+    accelerate(model, config, adapter=adapter, corrector=corrector, **options)
     try:
         yield model
     finally:
@@ -164,20 +210,23 @@ def decoding_stats(model: object) -> DecodingStats:
     return hook.stats
 
 
-def _denoiser(model: object, adapter: Adapter | str | Path | None) -> Adapter | None:
-    """The adapter that `accelerate` was asked for, seen to belong to the model."""
-    if adapter == "auto":
+def _companion(model: object, kind: Kind, given: Any) -> Any:
+    """The adapter or corrector that `accelerate` was asked for, seen to belong to the model."""
+    wanted, load = _COMPANIONS[kind]
+    if isinstance(given, str) and given == "auto":
         hook = _hook(model)
-        return hook.adapter if hook else None
-    if adapter is None:
+        given = getattr(hook, kind) if hook else carried(model, kind)
+    if given is None:
         return None
     family = family_of(model)
-    if isinstance(adapter, (str, Path)):
-        adapter = load_adapter(adapter).to(family.embedding_table().device)
-    if not isinstance(adapter, Adapter):
-        raise TypeError(f"adapter is a {type(adapter).__name__}, must be an Adapter or its folder")
-    check_base(adapter, family)
-    return adapter
+    if isinstance(given, (str, Path)):
+        given = load(given).to(family.embedding_table().device)
+    if not isinstance(given, wanted):
+        raise TypeError(
+            f"{kind} is a {type(given).__name__}, must be a {wanted.__name__} or its folder"
+        )
+    check_base(given, kind, family)
+    return given
 
 
 def _hook(model: object) -> Accelerated | None:

@@ -10,7 +10,7 @@ from typing import Any, NoReturn, TypeVar, get_args
 from sjd2 import __version__
 from sjd2.cli.compare import METHODS
 from sjd2.cli.drawing import DEMO
-from sjd2.config import Method, Schedule, Verification, checked_seed, nearest
+from sjd2.config import DecodingConfig, Method, Schedule, Verification, checked_seed, nearest
 from sjd2.kernels._dispatch import Backend
 from sjd2.kernels.types import Coupling, Start
 
@@ -31,6 +31,8 @@ examples:
   python -m sjd2.demo.pictures --out pictures/
   sjd2 finetune --data pictures/ --out adapter/
   sjd2 generate "a red ring" --adapter adapter/
+  sjd2 finetune --corrector --prompts demo --out corrector/
+  sjd2 generate "a red ring" --corrector corrector/
   torchrun --nproc-per-node 8 -m sjd2 finetune --model deepseek-community/Janus-Pro-1B \\
       --data captions.jsonl --out adapter/
 """
@@ -103,8 +105,22 @@ def _parser() -> argparse.ArgumentParser:
     )
     decoding.add_argument(
         "--adapter",
-        metavar="FOLDER",
-        help="the denoising adapter of --method sjd2, which is then the default",
+        metavar="auto|none|FOLDER",
+        default="auto",
+        help="the denoising adapter of --method sjd2 (default: that in the model's folder, if any)",
+    )
+    decoding.add_argument(
+        "--corrector",
+        metavar="auto|none|FOLDER",
+        default="auto",
+        help="what re-drafts between forwards (default: that in the model's folder, if any)",
+    )
+    decoding.add_argument(
+        "--corrector-passes",
+        type=_passes,
+        metavar="N|sweep",
+        default=DecodingConfig.corrector_passes,
+        help="of the corrector over a window (default: %(default)s)",
     )
     decoding.add_argument(
         "--denoising-steps",
@@ -152,7 +168,10 @@ def _parser() -> argparse.ArgumentParser:
     )
 
     learning = _command(
-        commands, "finetune", "teach a model to draw from noise, for --method sjd2", _FINETUNE
+        commands,
+        "finetune",
+        "train what makes a model need fewer forwards",
+        _FINETUNE,
     )
     _add_finetuning(learning)
 
@@ -232,10 +251,19 @@ def _add_finetuning(parser: argparse.ArgumentParser) -> None:
     _add_model(parser)
     parser.add_argument(
         "--data",
-        required=True,
         metavar="FOLDER|JSONL|DATASET",
         help="captioned pictures: a folder with a .txt beside each or a metadata.jsonl, a .jsonl "
         "file, or a dataset that `datasets` knows",
+    )
+    parser.add_argument(
+        "--corrector",
+        action="store_true",
+        help="train a corrector, which re-drafts between forwards; it learns from --prompts",
+    )
+    parser.add_argument(
+        "--prompts",
+        metavar="FILE|demo",
+        help="captions for the corrector: a text file, one a line, or those of the embedded model",
     )
     parser.add_argument(
         "--out", required=True, metavar="FOLDER", help="takes checkpoints and the adapter"
@@ -247,8 +275,8 @@ def _add_finetuning(parser: argparse.ArgumentParser) -> None:
         "noisy inputs only, so that pictures remain the original model's",
     )
     parser.add_argument("--resume", action="store_true", help="go on from the last checkpoint")
-    parser.add_argument("--rank", type=_count, default=16, help=f"of the adapter {usual}")
-    parser.add_argument("--steps", type=_count, default=1000, help=f"of the optimiser {usual}")
+    parser.add_argument("--rank", type=_count, help="of what is trained beside the model")
+    parser.add_argument("--steps", type=_count, help="of the optimiser")
     parser.add_argument("--batch", type=_count, default=16, help=f"pictures of a step {usual}")
     parser.add_argument("--learning-rate", type=_positive, metavar="R", help="at its peak")
     parser.add_argument("--guidance", type=_guidance, metavar="SCALE", help="to draw under")
@@ -321,6 +349,10 @@ _tokens = _value(int, lambda tokens: tokens >= 2, "auto or an integer of at leas
 
 def _window(text: str) -> Any:
     return text if text == "auto" else _tokens(text)
+
+
+def _passes(text: str) -> Any:
+    return text if text == "sweep" else _count(text)
 
 
 def _methods(text: str) -> tuple[str, ...]:

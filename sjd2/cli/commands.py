@@ -84,9 +84,8 @@ def _generate(given: argparse.Namespace) -> None:
         coupling=given.coupling,
         denoising_steps=given.denoising_steps,
         schedule=given.schedule,
+        corrector_passes=given.corrector_passes,
     )
-    if given.method == "sjd2" and not given.adapter:
-        raise ValueError("--method sjd2: needs --adapter, the folder of a denoising adapter")
     seeds = seeds_for(given.seed, given.n)
     names = [f"{file_name(c)}-seed{seed}" for c in given.captions for seed in seeds]
     paths = picture_paths(given.out, names)
@@ -94,9 +93,8 @@ def _generate(given: argparse.Namespace) -> None:
         check_target(path, force=given.force)
     model, processor = _load(given)
     sampling = _sampling(given)
-    drawing = draw(
-        model, processor, given.captions, seeds, config, adapter=given.adapter, **sampling
-    )
+    companions = {"adapter": _companion(given.adapter), "corrector": _companion(given.corrector)}
+    drawing = draw(model, processor, given.captions, seeds, config, companions, **sampling)
     for path, picture in zip(paths, drawing.pictures, strict=True):
         write_picture(path, picture, force=given.force)
     if given.json:
@@ -157,8 +155,7 @@ def _finetune(given: argparse.Namespace) -> None:
         from sjd2.cli import finetune
     except ImportError as error:
         raise ValueError(f"fine-tuning needs more: pip install 'sjd2[train]' ({error})") from error
-    examples = finetune.read_examples(given.data)
-    given.captions = [example.caption for example in examples]
+    given.captions, examples = finetune.read_captions(given)
     if given.device == "auto" and torch.cuda.is_available():
         # Of the processes that torchrun starts, each has a GPU of its own.
         given.device = f"cuda:{os.environ.get('LOCAL_RANK', 0)}"
@@ -239,6 +236,11 @@ def _config(given: argparse.Namespace, **options: Any) -> DecodingConfig:
         progress=is_watched,
         **options,
     )
+
+
+def _companion(given: str) -> str | None:
+    """A folder, "auto", or what "none" stands for."""
+    return None if given == "none" else given
 
 
 def _sampling(given: argparse.Namespace) -> dict[str, float]:

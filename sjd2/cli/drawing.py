@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import difflib
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -156,7 +156,7 @@ def draw(
     captions: Sequence[str],
     seeds: Sequence[int],
     config: DecodingConfig,
-    adapter: str | None = None,
+    companions: Mapping[str, str | None] | None = None,
     **sampling: float,
 ) -> Drawing:
     """Draw every caption once with every seed, all in one call of `generate`.
@@ -168,7 +168,7 @@ def draw(
         seeds: of the pictures of each caption, so that a picture depends on its caption and its
             seed, not on its neighbours.
         config: how to decode.
-        adapter: folder of a denoising adapter.
+        companions: `adapter` and `corrector`, as `accelerate` takes them.
         **sampling: `guidance_scale`, `temperature`, `top_k`, `top_p`; what is left out is as in the
             model's generation config.
 
@@ -185,7 +185,7 @@ def draw(
         return_tensors="pt",
         padding=True,
     ).to(model.device)
-    with accelerated(model, config, adapter=adapter):
+    with accelerated(model, config, **(companions or {})):
         tokens = model.generate(
             **inputs,
             generation_mode="image",

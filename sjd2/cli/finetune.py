@@ -1,4 +1,4 @@
-"""`sjd2 finetune`: from captioned pictures to an adapter, or to a tuned model."""
+"""`sjd2 finetune`: from arguments to a training, and what it leaves in the folder."""
 
 from __future__ import annotations
 
@@ -7,28 +7,30 @@ import os
 from pathlib import Path
 from typing import Any
 
-from sjd2.cli.drawing import prompt_of
+from sjd2.cli.drawing import DEMO, prompt_of
+from sjd2.finetune.corrector import CorrectorSettings
 from sjd2.finetune.data import Example, picture_tokens, read_examples
-from sjd2.finetune.trainer import FinetuneSettings, caption_inputs, finetune, split
+from sjd2.finetune.settings import FinetuneSettings
+from sjd2.finetune.trainer import caption_inputs, finetune, finetune_corrector, split
 from sjd2.models import family_of
 
+_DEMO_PROMPTS = 4096
 
-def settings_of(given: argparse.Namespace) -> FinetuneSettings:
-    """The recipe that the command line asks for."""
-    # Weights that know something already are moved more gently than an adapter that knows nothing.
-    usual = 1e-4 if given.full else FinetuneSettings.learning_rate
-    return FinetuneSettings(
-        full=given.full,
-        rank=given.rank,
-        steps=given.steps,
-        batch=given.batch,
-        learning_rate=given.learning_rate or usual,
-        window=given.window,
-        denoising_steps=given.denoising_steps,
-        schedule=given.schedule,
-        evaluate_every=min(given.evaluate_every, given.steps),
-        seed=given.seed,
-    )
+
+def read_captions(given: argparse.Namespace) -> tuple[list[str], list[Example]]:
+    """The captions to learn from, and their pictures unless they are for a corrector.
+
+    Raises:
+        ValueError: the source that is needed is not given, cannot be read or holds nothing.
+    """
+    if given.corrector:
+        if not given.prompts:
+            raise ValueError("--corrector: needs --prompts, a text file with one caption a line")
+        return _read_prompts(given.prompts), []
+    if not given.data:
+        raise ValueError("--data is needed: captioned pictures to learn from")
+    examples = read_examples(given.data)
+    return [example.caption for example in examples], examples
 
 
 def train(
@@ -37,10 +39,10 @@ def train(
     """Run the training that the command line asks for.
 
     Args:
-        given: the arguments.
-        model: to be trained, or to be given an adapter.
+        given: the arguments, and `captions`, as `read_captions` read them.
+        model: to be trained, or to be given an adapter or a corrector.
         processor: its processor.
-        examples: captioned pictures, of `read_examples`.
+        examples: the captions' pictures, for a denoiser.
 
     Returns:
         The history, as `finetune` returns it.
@@ -49,19 +51,25 @@ def train(
         ValueError: too few captions, a picture that cannot be read, or a run in `--out` that was
             not asked to go on.
     """
-    settings, out = settings_of(given), Path(given.out).expanduser()
-    family = family_of(model)
-    inputs = caption_inputs(processor, [prompt_of(processor, one.caption) for one in examples])
-    held_out = min(settings.evaluated, len(examples) // 5)
+    out, family = Path(given.out).expanduser(), family_of(model)
+    settings = _corrector_settings(given) if given.corrector else _denoising_settings(given)
+    held_out = min(settings.evaluated, len(given.captions) // 5)
     if not held_out:
-        raise ValueError(f"{given.data}: has {len(examples)} captions; at least 5 are needed")
+        source = given.prompts if given.corrector else given.data
+        raise ValueError(f"{source}: has {len(given.captions)} captions; at least 5 are needed")
+    inputs = caption_inputs(processor, [prompt_of(processor, text) for text in given.captions])
     learned, evaluated = split(inputs, held_out)
-    tokens = None
-    if settings.full:
-        tokens = picture_tokens(family, processor, examples[:-held_out], out / "tokens")
     sampling = {"generation_mode": "image", "do_sample": True}
     if given.guidance is not None:
         sampling["guidance_scale"] = given.guidance
+    if isinstance(settings, CorrectorSettings):
+        _, history = finetune_corrector(
+            model, family, learned, evaluated, sampling, out, settings, given.resume
+        )
+        return history
+    tokens = None
+    if settings.full:
+        tokens = picture_tokens(family, processor, examples[:-held_out], out / "tokens")
     _, history = finetune(
         model, family, learned, evaluated, tokens, sampling, out, settings, given.resume
     )
@@ -71,4 +79,48 @@ def train(
     return history
 
 
-__all__ = ["read_examples", "settings_of", "train"]
+def _common(given: argparse.Namespace, **usual: Any) -> dict[str, Any]:
+    """The settings that all trainings have; those that were not given are as usual."""
+    steps = given.steps or usual["steps"]
+    return {
+        "steps": steps,
+        "batch": given.batch,
+        "learning_rate": given.learning_rate or usual["learning_rate"],
+        "rank": given.rank or usual["rank"],
+        "window": given.window,
+        "evaluate_every": min(given.evaluate_every, steps),
+        "seed": given.seed,
+    }
+
+
+def _denoising_settings(given: argparse.Namespace) -> FinetuneSettings:
+    usual = FinetuneSettings()
+    # Weights that know something already are moved more gently than an adapter that knows nothing.
+    rate = 1e-4 if given.full else usual.learning_rate
+    return FinetuneSettings(
+        **_common(given, steps=usual.steps, learning_rate=rate, rank=usual.rank),
+        full=given.full,
+        denoising_steps=given.denoising_steps,
+        schedule=given.schedule,
+    )
+
+
+def _corrector_settings(given: argparse.Namespace) -> CorrectorSettings:
+    usual = CorrectorSettings()
+    return CorrectorSettings(
+        **_common(given, steps=usual.steps, learning_rate=usual.learning_rate, rank=usual.rank)
+    )
+
+
+def _read_prompts(source: str) -> list[str]:
+    """Captions, the last of them to evaluate on: of a file's lines, or of the embedded model."""
+    if source == DEMO:
+        from sjd2.demo.scenes import held_out_captions, sample_scene
+
+        learned = [sample_scene(seed, "train").caption for seed in range(_DEMO_PROMPTS)]
+        return learned + held_out_captions(CorrectorSettings.evaluated, seed=4)
+    try:
+        lines = Path(source).expanduser().read_text().splitlines()
+    except (OSError, UnicodeDecodeError) as error:
+        raise ValueError(f"{source}: cannot be read as text ({error})") from error
+    return [line.strip() for line in lines if line.strip()]

@@ -93,7 +93,7 @@ class Rollouts(IterableDataset[dict[str, Any]]):
                     drafts = state.noise.drafts[at, :fed]
                     met[row].append(_Met(start, drafts, timestep[at, :fed]))
 
-        tokens, _ = decode(self.family, request, self.config, seeds, self.adapter, watch)
+        tokens, _ = decode(self.family, request, self.config, seeds, self.adapter, observe=watch)
         return inputs, tokens, met
 
     def _choose(self, met: Sequence[Sequence[_Met]], generator: torch.Generator) -> Windows:

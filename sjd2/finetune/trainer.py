@@ -8,8 +8,9 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from collections.abc import Callable, Sequence
+from dataclasses import asdict
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -21,62 +22,24 @@ from torch.utils.data import DataLoader, Dataset, IterableDataset
 from transformers import Trainer, TrainerCallback, TrainingArguments
 
 from sjd2.checkpoint import keyed_generator, save_json
-from sjd2.config import DecodingConfig, Schedule
+from sjd2.finetune.corrector import CorrectorSettings, MoveObjective, Moves
 from sjd2.finetune.objective import NextCleanToken, WindowObjective, drawing_request
 from sjd2.finetune.rollouts import Inputs, Rollouts
+from sjd2.finetune.settings import FinetuneSettings, TrainingSettings
 from sjd2.models.adapter import Adapter
-from sjd2.models.adapter_files import fingerprint, make_adapter, save_adapter
 from sjd2.models.base import ImageModel
+from sjd2.models.companions import (
+    fingerprint,
+    make_adapter,
+    make_corrector,
+    save_adapter,
+    save_corrector,
+)
+from sjd2.models.corrector import Corrector
 from sjd2.sampler import decode
 from sjd2.sampler.schedule import noise_levels
 
 _WEIGHTS = "model.safetensors"  # of a checkpoint
-
-
-@dataclass(frozen=True)
-class FinetuneSettings:
-    """How a model learns to denoise.
-
-    Attributes:
-        full: train all parameters, as the paper does, instead of a gated adapter.
-        rank: of the adapter's updates.
-        steps: of the optimiser.
-        batch: pictures of a step, per process.
-        learning_rate: at its peak; it warms up and falls, linearly.
-        warm_up: steps of the first.
-        window: slots; also of the evaluation.
-        denoising_steps: from pure noise to a token.
-        schedule: of their levels.
-        windows: of every picture in a step of the adapter's training.
-        reuse: steps that learn from the same pictures, each from other windows of them.
-        evaluate_every: steps between evaluations and checkpoints.
-        evaluated: held-out captions that an evaluation draws.
-        seed: of everything random.
-    """
-
-    full: bool = False
-    rank: int = 16
-    steps: int = 1000
-    batch: int = 16
-    learning_rate: float = 2e-3
-    warm_up: int = 20
-    window: int = 64
-    denoising_steps: int = 4
-    schedule: Schedule = "linear"
-    windows: int = 4
-    reuse: int = 8
-    evaluate_every: int = 200
-    evaluated: int = 16
-    seed: int = 0
-
-    def decoding(self) -> DecodingConfig:
-        """How the model draws with what it learned."""
-        return DecodingConfig(
-            method="sjd2",
-            window=self.window,
-            denoising_steps=self.denoising_steps,
-            schedule=self.schedule,
-        )
 
 
 class Pictures(Dataset[dict[str, Any]]):
@@ -197,9 +160,7 @@ def finetune(
     Raises:
         ValueError: `out` holds checkpoints and `resume` is false; the full training has no tokens.
     """
-    last = last_checkpoint(out)
-    if last is not None and not resume:
-        raise ValueError(f"{out}: holds checkpoints; --resume goes on from them")
+    last = _checkpoint_to_resume(out, resume)
     torch.manual_seed(settings.seed)
     adapter = make_adapter(family, 0 if settings.full else settings.rank)
     model.requires_grad_(settings.full)
@@ -214,6 +175,8 @@ def finetune(
         levels = noise_levels(settings.denoising_steps, settings.schedule)
         objective = NextCleanToken(family, adapter, model, levels, sampling)
         data = Pictures(inputs, tokens, settings.batch, settings.steps, settings.seed, rank)
+        # A stream is not read again from its beginning, but pictures by number are.
+        arguments.ignore_data_skip = False
     else:
         objective = WindowObjective(family, adapter, sampling)
         data = Rollouts(
@@ -228,16 +191,86 @@ def finetune(
             settings.seed,
             rank,
         )
+    evaluate = partial(_compression, family, held_out, sampling, settings, adapter=adapter)
+    trainer, history = _train(objective, data, evaluate, arguments, settings, last)
+    if settings.full:
+        # The model it belongs to is the one that was just made.
+        adapter.base = fingerprint(family.backbone)
+    model.requires_grad_(False)
+    if trainer.is_world_process_zero():
+        save_adapter(adapter, out)
+        save_json(out / "finetune.json", history)
+    return adapter, history
 
-    def compression() -> float:
-        request = drawing_request(family, held_out, sampling)
-        seeds = range(request.images)
-        _, stats = decode(family, request, settings.decoding(), seeds, adapter)
-        return stats.step_compression
 
+def finetune_corrector(
+    model: nn.Module,
+    family: ImageModel,
+    inputs: Inputs,
+    held_out: Inputs,
+    sampling: dict[str, Any],
+    out: Path,
+    settings: CorrectorSettings,
+    resume: bool = False,
+) -> tuple[Corrector, dict[str, Any]]:
+    """Train a corrector.
+
+    Args:
+        model: the transformers model; it stays as it is.
+        family: the same, behind its protocol.
+        inputs: keyword arguments of `generate` of every caption, batch first.
+        held_out: of captions to evaluate on.
+        sampling: further keyword arguments of `generate`, such as the guidance scale.
+        out: receives checkpoints, the corrector, and finetune.json with the history.
+        settings: the recipe.
+        resume: go on from the last whole checkpoint in `out`.
+
+    Returns:
+        The corrector and the history: settings, seconds, losses and step compressions by step.
+
+    Raises:
+        ValueError: `out` holds checkpoints and `resume` is false.
+    """
+    last = _checkpoint_to_resume(out, resume)
+    torch.manual_seed(settings.seed)
+    corrector = make_corrector(family, settings.rank)
+    model.requires_grad_(False)
+    arguments = _arguments(out, settings, family)
+    objective = MoveObjective(family, corrector, settings.dropout)
+    data = Moves(family, corrector, inputs, sampling, settings, arguments.process_index)
+    evaluate = partial(_compression, family, held_out, sampling, settings, corrector=corrector)
+    trainer, history = _train(objective, data, evaluate, arguments, settings, last)
+    if trainer.is_world_process_zero():
+        save_corrector(corrector, out)
+        save_json(out / "finetune.json", history)
+    return corrector, history
+
+
+def _compression(
+    family: ImageModel,
+    held_out: Inputs,
+    sampling: dict[str, Any],
+    settings: TrainingSettings,
+    **companions: Any,
+) -> float:
+    """Of held-out captions, with an adapter or a corrector as it is at the moment."""
+    request = drawing_request(family, held_out, sampling)
+    _, stats = decode(family, request, settings.decoding(), range(request.images), **companions)
+    return stats.step_compression
+
+
+def _train(
+    objective: nn.Module,
+    data: Any,
+    evaluate: Callable[[], float],
+    arguments: TrainingArguments,
+    settings: TrainingSettings,
+    last: Path | None,
+) -> tuple[DenoisingTrainer, dict[str, Any]]:
+    """Run a training to its end; the trainer and the history."""
     started = time.monotonic()
     trainer = DenoisingTrainer(
-        compression,
+        evaluate,
         model=objective,
         args=arguments,
         train_dataset=data,
@@ -245,20 +278,20 @@ def finetune(
         callbacks=[_StartAt(data)],
     )
     trainer.train(resume_from_checkpoint=str(last) if last else None)
-    if settings.full:
-        # The model it belongs to is the one that was just made.
-        adapter.base = fingerprint(family.backbone)
     history = {
         "settings": asdict(settings),
         "seconds": round(time.monotonic() - started, 1),
         "trained_parameters": sum(p.numel() for p in objective.parameters() if p.requires_grad),
         "log": trainer.state.log_history,
     }
-    model.requires_grad_(False)
-    if trainer.is_world_process_zero():
-        save_adapter(adapter, out)
-        save_json(out / "finetune.json", history)
-    return adapter, history
+    return trainer, history
+
+
+def _checkpoint_to_resume(out: Path, resume: bool) -> Path | None:
+    last = last_checkpoint(out)
+    if last is not None and not resume:
+        raise ValueError(f"{out}: holds checkpoints; --resume goes on from them")
+    return last
 
 
 class _StartAt(TrainerCallback):
@@ -268,11 +301,11 @@ class _StartAt(TrainerCallback):
         self.data = data
 
     def on_train_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-        if isinstance(self.data, Rollouts):
+        if isinstance(self.data, (Rollouts, Moves)):
             self.data.start = state.global_step
 
 
-def _arguments(out: Path, settings: FinetuneSettings, family: ImageModel) -> TrainingArguments:
+def _arguments(out: Path, settings: TrainingSettings, family: ImageModel) -> TrainingArguments:
     device = family.embedding_table().device
     return TrainingArguments(
         output_dir=str(out / "checkpoints"),
@@ -290,7 +323,7 @@ def _arguments(out: Path, settings: FinetuneSettings, family: ImageModel) -> Tra
         save_total_limit=2,
         seed=settings.seed,
         # A stream is not read again from its beginning: it starts where it should.
-        ignore_data_skip=not settings.full,
+        ignore_data_skip=True,
         use_cpu=device.type == "cpu",
         report_to=[],
         remove_unused_columns=False,

@@ -4,6 +4,7 @@ Every operation has an eager twin of the same name and signature in `kernels/ref
 """
 
 from sjd2.kernels.commit_window import commit_window
+from sjd2.kernels.correct_window import activate_window, correct_window
 from sjd2.kernels.kv_cache import kv_append, kv_compact, kv_truncate
 from sjd2.kernels.noisy_embed import denoise_step, noisy_embed
 from sjd2.kernels.types import Coupling, DraftKind, Rules, Start, Verdict, Verify, Window
@@ -17,7 +18,9 @@ __all__ = [
     "Verdict",
     "Verify",
     "Window",
+    "activate_window",
     "commit_window",
+    "correct_window",
     "denoise_step",
     "first_window",
     "kv_append",

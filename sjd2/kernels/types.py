@@ -20,6 +20,11 @@ Coupling = Literal["maximal", "independent"]
 Start = Literal["neighbour", "uniform", "repeat"]
 
 
+# Iterations have numbers below this one, so that corrections can count in multiples of it and share
+# no random number with a forward.
+CORRECTIONS = 2**20
+
+
 class DraftKind(IntEnum):
     """Where a column's draft came from, that is: which draft distribution `q` it has."""
 
@@ -43,6 +48,7 @@ class Window(NamedTuple):
     law: Tensor  # float [B or 2 B, W', V]; read where the kind is FULL only
     offset: Tensor  # int64 [B]
     law_stats: Tensor | None = None  # float32 [B, W', 3]; None where `law` is log-probabilities
+    is_corrected: bool = False  # whether guidance and temperature are in those logits already
 
     @property
     def tokens(self) -> Tensor:
@@ -54,17 +60,48 @@ class Window(NamedTuple):
         """The tokens of the slots that are fed, int64 [B, W]."""
         return self.slots[:, :-1]
 
+    @property
+    def width(self) -> int:
+        """Columns, W."""
+        return self.kinds.shape[1]
+
     def narrow(self, width: int) -> Window:
         """The first `width` columns, for a picture that ends inside the window."""
         return self._replace(slots=self.slots[:, : width + 1], kinds=self.kinds[:, :width])
+
+    def split(self) -> list[Window]:
+        """The columns from left to right, each as a window of its own."""
+        return [
+            self._replace(
+                slots=self.slots[:, column : column + 2],
+                kinds=self.kinds[:, column : column + 1],
+                offset=self.offset + column,
+            )
+            for column in range(self.width)
+        ]
+
+    @staticmethod
+    def join(first_slot: Tensor, columns: list[Window]) -> Window:
+        """One window of single columns, each with a law of its own, [B, 1, V]."""
+        stats = [column.law_stats for column in columns if column.law_stats is not None]
+        return columns[0]._replace(
+            slots=torch.cat((first_slot, *(column.tokens for column in columns)), dim=1),
+            kinds=torch.cat([column.kinds for column in columns], dim=1),
+            law=torch.cat([column.law for column in columns], dim=1),
+            law_stats=torch.cat(stats, dim=1) if stats else None,
+        )
 
     def keep_rows(self, rows: Tensor) -> Window:
         """The given rows, int64 [B'], of every tensor; of `law` with their guidance rows."""
         copies = len(self.law) // len(self.slots)
         law_rows = torch.cat([rows + copy * len(self.slots) for copy in range(copies)])
         stats = None if self.law_stats is None else self.law_stats[rows]
-        return Window(
-            self.slots[rows], self.kinds[rows], self.law[law_rows], self.offset[rows], stats
+        return self._replace(
+            slots=self.slots[rows],
+            kinds=self.kinds[rows],
+            law=self.law[law_rows],
+            offset=self.offset[rows],
+            law_stats=stats,
         )
 
 

@@ -12,6 +12,7 @@ import math
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from functools import partial
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -49,6 +50,21 @@ class Adapter(nn.Module):
         self.wave = nn.Linear(2 * FREQUENCIES, dimensions)
         nn.init.zeros_(self.wave.weight)
         nn.init.zeros_(self.wave.bias)
+
+    def config(self) -> dict[str, Any]:
+        """What `from_config` makes a fresh one of the same shape of."""
+        return {
+            "rank": self.rank,
+            "dimensions": self.dimensions,
+            "base": self.base,
+            "layers": self.layers,
+        }
+
+    @classmethod
+    def from_config(cls, config: dict[str, Any]) -> Adapter:
+        """A fresh one; raises KeyError, TypeError or ValueError where the config is no such."""
+        layers = {str(name): (int(a), int(b)) for name, (a, b) in config["layers"].items()}
+        return cls(layers, int(config["dimensions"]), int(config["rank"]), str(config["base"]))
 
     def time_embedding(self, timestep: Tensor) -> Tensor:
         """What is added to inputs at these noise levels: [B, W] in [0, 1] to [B, W, D]."""

@@ -50,7 +50,14 @@ class Chameleon(DecoderOnly):
         side = vq.resolution // 2 ** (len(vq.channel_multiplier) - 1)
         mapping = model.model.vocabulary_mapping
         square = Layout(side, side, after=(self._end,))
-        super().__init__(model, list(mapping.bpe2img), names.get(*_START), square, model.model)
+        super().__init__(
+            model,
+            list(mapping.bpe2img),
+            names.get(*_START),
+            square,
+            model.model,
+            (self._end, self._end_of_row, self._end_of_turn),
+        )
         self._square = square
 
     def asks_for_picture(self, input_ids: Tensor) -> Tensor:

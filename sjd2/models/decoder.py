@@ -44,6 +44,8 @@ class DecoderOnly:
         image_start_id: the token that ends the prompt of a picture.
         layout: of a picture of the size that the model is known for.
         backbone: the decoder; None is `model.base_model`.
+        grammar_ids: the fixed tokens of all layouts, which keep their numbers from one layout to
+            another; None takes those of `layout`.
 
     Raises:
         ValueError: the model has recurrent or sliding-window layers, scales its logits, or lacks
@@ -64,6 +66,7 @@ class DecoderOnly:
         image_start_id: int,
         layout: Layout,
         backbone: nn.Module | None = None,
+        grammar_ids: Sequence[int] | None = None,
     ) -> None:
         self.model = model
         self.backbone: Any = model.base_model if backbone is None else backbone
@@ -78,6 +81,13 @@ class DecoderOnly:
                 raise ValueError(f"model: {name}={getattr(config, name)} is not implemented here")
         if not self.image_ids:
             raise ValueError(f"model: a {type(model).__name__} whose vocabulary has no image token")
+        fixed = dict.fromkeys(layout.forced_ids if grammar_ids is None else grammar_ids)
+        grammar = [token for token in fixed if token not in set(self.image_ids)]
+        self._known = torch.tensor([*self.image_ids, *grammar])
+        greatest = int(self._known.max())
+        if greatest >= self.vocabulary:
+            raise ValueError(f"model: its vocabulary of {self.vocabulary} lacks token {greatest}")
+        self.ids, self.vocab_size = self._known.to(model.device), len(self._known)
         self._head_rows: tuple[Tensor, Tensor | None] | None = None
         self.lay_out(layout)
 
@@ -120,21 +130,15 @@ class DecoderOnly:
         """Settle what depends on the size of the picture.
 
         Raises:
-            ValueError: the vocabulary lacks one of the ids.
+            ValueError: fixed tokens that the family does not know of.
         """
-        grammar = [token for token in layout.forced_ids if token not in set(self.image_ids)]
-        ids = self.image_ids + grammar
-        if max(ids) >= self.vocabulary:
-            raise ValueError(f"model: its vocabulary of {self.vocabulary} lacks token {max(ids)}")
-        device = self.model.device
-        self.layout = layout
-        self._known = torch.tensor(ids)
-        self.ids = self._known.to(device)
-        self.vocab_size, self.length = len(ids), layout.length
-        self.row_width = layout.row_width
+        odd = set(layout.forced_ids) - set(self._known.tolist())
+        if odd:
+            raise ValueError(f"layout: fixed tokens {sorted(odd)} are none of the grammar's")
+        self.layout, self.length, self.row_width = layout, layout.length, layout.row_width
         forced = layout.forced()
-        self.grammar = self.numbered(forced).to(device) if (forced >= 0).any() else None
-        self._head_rows = None
+        is_free = bool((forced < 0).all())
+        self.grammar = None if is_free else self.numbered(forced).to(self.model.device)
 
     def numbered(self, ids: Tensor) -> Tensor:
         """Ids of the vocabulary as the numbers that the sampler knows tokens by; -1 stays."""

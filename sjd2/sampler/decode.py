@@ -7,10 +7,11 @@ One iteration, for every row of the batch at its own pace:
    is recovered from the residual;
 3. refine every unaccepted draft towards this forward's prediction;
 4. slide: drop what was committed, let as many fresh drafts in, drawn from the law beside them;
-5. method "sjd2" feeds drafts as noise at first: a denoising step brings each towards its token.
+5. a corrector, where there is one, re-drafts what is left beside its new neighbours;
+6. method "sjd2" feeds drafts as noise at first: a denoising step brings each towards its token.
 
-Steps 2 to 4 are one operation, `verify_window`, and step 5 is `Noise.advance`. Method "sjd" knows
-no noise, and "ar" is the same loop with one slot.
+Steps 2 to 4 are one operation, `verify_window`; step 5 is `Correction.correct` and step 6 is
+`Noise.advance`. Method "sjd" knows no noise, and "ar" is the same loop with one slot.
 """
 
 from __future__ import annotations
@@ -31,6 +32,8 @@ from sjd2.kernels._dispatch import select, using
 from sjd2.kernels.reference.target import guide
 from sjd2.models.adapter import Adapter, Gate
 from sjd2.models.base import ImageModel, PlacedProcessor, Prompt, Request, Sampling
+from sjd2.models.corrector import Corrector
+from sjd2.sampler.correction import Correction
 from sjd2.sampler.noise import Trajectory
 from sjd2.sampler.published import verify_as_published
 from sjd2.sampler.state import DecodingState
@@ -57,6 +60,7 @@ def decode(
     config: DecodingConfig,
     seeds: Sequence[int],
     adapter: Adapter | None = None,
+    corrector: Corrector | None = None,
     observe: Callable[[Iteration], None] | None = None,
 ) -> tuple[Tensor, DecodingStats]:
     """Draw the pictures of a request.
@@ -67,6 +71,7 @@ def decode(
         config: how to decode.
         seeds: one per picture. A picture depends on its prompt, its seed and the settings alone.
         adapter: what lets the model read noise; without one, drafts are tokens all along.
+        corrector: re-drafts windows between forwards; without one, drafts stay as they were left.
         observe: is shown every iteration before it is committed; training learns from them.
 
     Returns:
@@ -80,7 +85,7 @@ def decode(
     device = prompt.embeddings.device
     is_exact = config.exact or adapter is None
     backend = select(config.backend if is_exact else "eager", device)
-    rules = _rules(config, sampling)
+    rules = rules_of(config, sampling)
     recorder = Recorder(len(seeds), model.length, trace=config.trace)
     settle_every = 1 if device.type == "cpu" else _SETTLE_EVERY
     bar = tqdm(total=len(seeds) * model.length, unit="tok", disable=not config.progress)
@@ -95,6 +100,9 @@ def decode(
             steps, schedule = config.denoising_steps, config.schedule
             trajectory = Trajectory(steps, schedule, width, adapter, staggered=is_exact)
         state = DecodingState(model, prompt, list(seeds), width, first, trajectory)
+        correction = None
+        if corrector is not None and is_exact and width > 1:
+            correction = Correction(corrector, model, rules, config.corrector_passes)
         table = model.embedding_table()
         first_slot = _prefill(model, prompt, state)
         while state.drawing:
@@ -121,6 +129,8 @@ def decode(
             recorder.record(state.rows, verdict)
             if observe is not None:
                 observe(Iteration(state, slots, hidden, logits, verdict))
+            if correction is not None:
+                verdict = correction.correct(state, hidden, verdict)
             state.commit(verdict)
             if recorder.iterations % settle_every == 0:
                 committed = state.settle()
@@ -146,7 +156,7 @@ def _method(config: DecodingConfig, adapter: Adapter | None) -> str:
     return "sjd" if adapter is None else "sjd2"
 
 
-def _rules(config: DecodingConfig, sampling: Sampling) -> Rules:
+def rules_of(config: DecodingConfig, sampling: Sampling) -> Rules:
     """What the settings of the call and of the decoder come to."""
     rules = Rules(
         guidance_scale=1.0 if sampling.processors else sampling.guidance_scale,
@@ -188,7 +198,7 @@ def _process(logits: Tensor, state: DecodingState, prompt: Prompt, sampling: Sam
     """
     guided = guide(logits, sampling.guidance_scale)
     prompts = prompt.ids[state.rows]
-    drawn = state.tokens[state.rows].scatter(1, state.columns(), state.window.tokens)
+    drawn = state.standing()
     if prompt.vocabulary is not None:
         drawn = prompt.vocabulary[drawn]
     texts = torch.cat((prompts, drawn), dim=1)

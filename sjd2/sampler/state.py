@@ -59,7 +59,7 @@ class DecodingState:
     @property
     def width(self) -> int:
         """Slots of the window."""
-        return self.window.kinds.shape[1]
+        return self.window.width
 
     @property
     def drawing(self) -> bool:
@@ -69,6 +69,10 @@ class DecodingState:
     def columns(self) -> Tensor:
         """Picture positions of the columns, int64 [B, W]."""
         return self.position[:, None] + torch.arange(self.width, device=self.position.device)
+
+    def standing(self) -> Tensor:
+        """What stands at every picture position, drafts included, int64 [B, length + room]."""
+        return self.tokens[self.rows].scatter(1, self.columns(), self.window.tokens)
 
     def inputs(self, table: Tensor) -> tuple[Tensor, Tensor | None]:
         """What the slots are fed, [R, W, D], and which are noisy, bool [B, W] or None for none."""

@@ -38,7 +38,7 @@ def unloaded(monkeypatch):
         (["generate", RING, "--seed", str(2**63 - 1), "--n", "2"], "seed=9223372036854775808"),
         (["generate", RING, "--verify", "maybe"], "invalid choice: 'maybe'"),
         (["generate", RING, "--denoising-steps", "0"], "'0': must be an integer of at least 1"),
-        (["generate", RING, "--method", "sjd2"], "--method sjd2: needs --adapter"),
+        (["generate", RING, "--method", "sjd2", "--adapter", "none"], "method='sjd2': needs"),
         (["generate", RING, "--out", "cat.gif"], "cat.gif: pictures end in .png"),
         (["compare", RING, "--methods", "ar,gumble"], "did you mean 'gumbel'?"),
         (["compare", RING, "--n", "2"], "unrecognized arguments: --n"),

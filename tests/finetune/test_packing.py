@@ -51,7 +51,7 @@ def test_packed_windows_predict_what_decoding_predicted(janus: Any) -> None:
             law = guide(iteration.logits, 3.0).log_softmax(-1)
             seen.append((state.position.clone(), noise.drafts[:, :-1], timestep, law))
 
-    tokens, _ = decode(family, request, CONFIG, [5, 6, 7], adapter, watch)
+    tokens, _ = decode(family, request, CONFIG, [5, 6, 7], adapter, observe=watch)
     seen = seen[:6:2]
     start = torch.stack([position for position, *_ in seen], dim=1)
     drafts = torch.stack([fed for _, fed, _, _ in seen], dim=1)

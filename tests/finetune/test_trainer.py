@@ -11,7 +11,8 @@ import pytest
 import torch
 
 import sjd2
-from sjd2.finetune.trainer import FinetuneSettings, finetune, last_checkpoint
+from sjd2.finetune.settings import FinetuneSettings
+from sjd2.finetune.trainer import finetune, last_checkpoint
 from sjd2.models import family_of
 from tests.finetune.test_packing import INPUTS, SAMPLING
 from tests.janus_model import LENGTH, VOCAB, tiny_janus

@@ -25,8 +25,24 @@ def window_arguments(next_width: int) -> tuple[Any, ...]:
     window = first_window(SEED, WIDTH, VOCAB)
     logits = torch.randn(2 * IMAGES, WIDTH, VOCAB)
     rules = (2.0, 1.0, 3, 1.0, 0, 2, next_width)  # guidance, ..., mode, start, next width
-    state = (window.slots, window.kinds, window.law, None, window.offset, SEED, ZERO, None, None)
-    return (logits, *state, 1, 20, *rules)
+    state = (window.slots, window.kinds, window.law, None, False, window.offset)
+    return (logits, *state, SEED, ZERO, None, None, 1, 20, *rules)
+
+
+def correction_arguments(is_corrected: bool) -> tuple[Any, ...]:
+    rank, offsets, tokens = 4, torch.tensor([1, 2]), torch.randint(VOCAB, (IMAGES, 20))
+    logits = torch.randn(2 * IMAGES, WIDTH, VOCAB)
+    stats, state = torch.randn(IMAGES, WIDTH, 3), torch.randn(IMAGES, WIDTH, rank)
+    drafts = first_window(SEED, WIDTH, VOCAB)
+    law = torch.randn(IMAGES, WIDTH, VOCAB) if is_corrected else logits
+    window = (drafts.slots, drafts.kinds, law, stats, is_corrected, ZERO, logits, stats, ZERO)
+    inner = (state, state.sigmoid(), tokens, torch.randn(2 * (VOCAB + 1), rank), offsets)
+    return (*window, *inner, torch.randn(VOCAB, rank), SEED, ZERO, None, 1, 2.0, 1.0, 0)
+
+
+def activation_arguments() -> tuple[Any, ...]:
+    tokens, features = torch.randint(VOCAB, (IMAGES, 20)), torch.randn(2 * (VOCAB + 1), 4)
+    return (torch.randn(IMAGES, WIDTH, 4), tokens, features, torch.tensor([1, 2]), ZERO, None)
 
 
 def embed_arguments(table: Tensor) -> tuple[Any, ...]:
@@ -43,6 +59,9 @@ def cache() -> Tensor:
 CALLS = {
     "verify_window": lambda: window_arguments(WIDTH),
     "verify_window, wider": lambda: window_arguments(WIDTH + 2),
+    "correct_window": lambda: correction_arguments(False),
+    "correct_window, once more": lambda: correction_arguments(True),
+    "activate_window": activation_arguments,
     "commit_window": lambda: (
         torch.ones(IMAGES, WIDTH, dtype=torch.int64),
         SEED + 1,

@@ -49,6 +49,7 @@ def columns_kernel(
     grammar_length,
     kept_out,
     token_out,
+    token_row,
     redrawn_out,
     stats_out,
     iteration,
@@ -56,9 +57,11 @@ def columns_kernel(
     log_uniform,
     guidance,
     cooling,
+    old_cooling,
     top_p,
     MODE: tl.constexpr,
     GUIDED: tl.constexpr,
+    OLD_GUIDED: tl.constexpr,
     TOP_K: tl.constexpr,
     TOP_P: tl.constexpr,
     HAS_GRAMMAR: tl.constexpr,
@@ -78,7 +81,7 @@ def columns_kernel(
         forced = forced_at(grammar, at, grammar_length).to(tl.int32)
     if forced >= 0:
         tl.store(kept_out + entry, (draft == forced).to(tl.int8))
-        tl.store(token_out + entry, forced)
+        tl.store(token_out + image * token_row + column, forced)
         tl.store(redrawn_out + entry, forced)
     else:
         key = tl.load(seed + image)
@@ -97,11 +100,11 @@ def columns_kernel(
             old_entry = image * law_width + stored
             old_row = law + old_entry * vocab
             old_twin = old_row + images * law_width * vocab
-            old_source = (old_row, old_twin, vocab, guidance, cooling)
+            old_source = (old_row, old_twin, vocab, guidance, old_cooling)
             q = load_law(law_stats + old_entry * STATS)  # used where the kind is FULL
             log_q = 0.0
             if is_full:
-                log_q = log_probabilities(scores(old_source, draft, GUIDED), q)
+                log_q = log_probabilities(scores(old_source, draft, OLD_GUIDED), q)
             elif is_uniform:
                 log_q = log_uniform
             u, _ = philox.pair(key, at * 0, at, iteration, _ACCEPT)
@@ -122,6 +125,7 @@ def columns_kernel(
                     at,
                     iteration,
                     GUIDED,
+                    OLD_GUIDED,
                     RACE,
                     RACES,
                 )
@@ -133,5 +137,5 @@ def columns_kernel(
         tl.store(stats + 1, log_sum)
         tl.store(stats + 2, cut)
         tl.store(kept_out + entry, kept.to(tl.int8))
-        tl.store(token_out + entry, token)
+        tl.store(token_out + image * token_row + column, token)
         tl.store(redrawn_out + entry, redrawn)

@@ -165,6 +165,7 @@ def recover(
     position,
     iteration,
     GUIDED: tl.constexpr,
+    OLD_GUIDED: tl.constexpr,
     RACE: tl.constexpr,
     RACES: tl.constexpr,
 ):
@@ -176,7 +177,7 @@ def recover(
         tokens = first + tl.arange(0, RACE)
         log_p = log_probabilities(scores(source, tokens, GUIDED), law)
         if is_full:
-            log_q = log_probabilities(scores(old_source, tokens, GUIDED), old_law)
+            log_q = log_probabilities(scores(old_source, tokens, OLD_GUIDED), old_law)
         elif is_uniform:
             log_q = tl.zeros((RACE,), tl.float32) + log_uniform
         else:

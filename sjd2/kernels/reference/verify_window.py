@@ -135,9 +135,9 @@ def decide(
         The verdict, with next iteration's window.
     """
     if rules.verify == "ratio":
-        tokens, kept = _couple(log_p, window, draws, rules.coupling)
+        tokens, kept = couple(log_p, window, draws, rules.coupling)
     else:
-        tokens = _same_seed(log_p, draws) if rules.verify == "gumbel" else log_p.argmax(dim=-1)
+        tokens = same_seed(log_p, draws) if rules.verify == "gumbel" else log_p.argmax(dim=-1)
         kept = tokens == window.tokens
     run = kept.long().cumprod(dim=1).sum(dim=1)
     committable = (length - position).clamp(min=0, max=log_p.shape[1])
@@ -153,11 +153,11 @@ def decide(
     next_width = next_width or log_p.shape[1]
     drafts, kinds = _slide(tokens, log_p, accept_length, rules, draws, next_width, beside)
     slots = torch.cat((last[:, None], drafts), dim=1)
-    slid = _force(Window(slots, kinds, log_p, accept_length), position + accept_length, grammar)
+    slid = force(Window(slots, kinds, log_p, accept_length), position + accept_length, grammar)
     return Verdict(accept_length, accepted, tokens, slid)
 
 
-def _couple(
+def couple(
     log_p: Tensor, window: Window, draws: Draws, coupling: Coupling
 ) -> tuple[Tensor, Tensor]:
     """Ratio verification. Returns every column's token and whether it is its draft, both [B, W]."""
@@ -178,7 +178,7 @@ def _couple(
     return _replace(tokens, rejected, rows, cols, recovered), kept
 
 
-def _same_seed(log_p: Tensor, draws: Draws) -> Tensor:
+def same_seed(log_p: Tensor, draws: Draws) -> Tensor:
     """The token that sequential sampling with the same noise draws, for every column: [B, W]."""
     rows, columns = _all_entries(log_p[..., 0])
     return draws.choose(log_p.flatten(0, 1), rows, columns, Stream.DRAFT).view(log_p.shape[:2])
@@ -188,7 +188,7 @@ def draft_log_probs(window: Window, vocab_size: int) -> Tensor:
     """Log-probability of every draft under its own law, [B, W]."""
     kinds, tokens = window.kinds, window.tokens
     rows = torch.arange(tokens.shape[0], device=tokens.device)[:, None]
-    full = window.law[rows, _stored_at(window), tokens]
+    full = window.law[rows, stored_at(window), tokens]
     uniform = torch.full_like(full, -math.log(vocab_size))
     known = torch.where(kinds == DraftKind.UNIFORM, uniform, 0.0)
     return torch.where(kinds == DraftKind.FULL, full, known)
@@ -197,7 +197,7 @@ def draft_log_probs(window: Window, vocab_size: int) -> Tensor:
 def _log_q(window: Window, rows: Tensor, columns: Tensor, vocab_size: int) -> Tensor:
     """The whole draft law of M columns, [M, V]."""
     kinds = window.kinds[rows, columns].unsqueeze(-1)
-    full = window.law[rows, _stored_at(window)[rows, columns]]
+    full = window.law[rows, stored_at(window)[rows, columns]]
     token_ids = torch.arange(vocab_size, device=full.device)
     is_draft = token_ids == window.tokens[rows, columns].unsqueeze(-1)
     one_hot = torch.zeros_like(full).masked_fill_(~is_draft, -torch.inf)
@@ -206,7 +206,7 @@ def _log_q(window: Window, rows: Tensor, columns: Tensor, vocab_size: int) -> Te
     return torch.where(kinds == DraftKind.FULL, full, known)
 
 
-def _stored_at(window: Window) -> Tensor:
+def stored_at(window: Window) -> Tensor:
     """Where `law` holds the law of every column, [B, W]; columns it never held are clamped."""
     columns = torch.arange(window.tokens.shape[1], device=window.offset.device)
     return (columns + window.offset[:, None]).clamp_(max=window.law.shape[1] - 1)
@@ -278,10 +278,10 @@ def first_window(
     kinds = torch.full_like(drafts, int(DraftKind.UNIFORM), dtype=torch.uint8)
     no_law = torch.zeros(seed.shape[0], 1, vocab_size, device=seed.device)
     slots = torch.cat((position[:, None], drafts), dim=1)
-    return _force(Window(slots, kinds, no_law, position), position, grammar)
+    return force(Window(slots, kinds, no_law, position), position, grammar)
 
 
-def _force(window: Window, position: Tensor, grammar: Tensor | None) -> Window:
+def force(window: Window, position: Tensor, grammar: Tensor | None) -> Window:
     """Put the tokens that the grammar fixes into their columns."""
     if grammar is None:
         return window

@@ -1,0 +1,194 @@
+"""What denoising gives: SJD2 beside SJD, by window and denoising steps, on the embedded model.
+
+    python -m sjd2.demo.pictures --out out/pictures -n 4000
+    sjd2 finetune --data out/pictures --out out/adapter        # not needed where one ships
+    sjd2 finetune --data out/pictures --out out/full --full
+    python bench/bench_denoising.py --adapter out/adapter --full out/full
+
+About an hour on 2 cores; every row is kept as soon as it is known, and --resume goes on. Each
+method draws the same captions from the same seeds. Cross entropy is that of clean held-out
+pictures, under the weights that a method draws with: tuning can buy speed by making a model less
+sure.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import torch
+from bench_decode import METHODS, ROOT, Bench, Row, environment, put_between, table, wilson
+from PIL import Image
+
+from sjd2.checkpoint import save_json
+from sjd2.cli.drawing import DEMO, prompt_of
+from sjd2.demo import WEIGHTS
+from sjd2.demo.lm import picture_states, surprises
+from sjd2.demo.scenes import render, sample_scene
+from sjd2.models import family_of
+
+HEAD = (
+    "method",
+    "W",
+    "K",
+    "forwards",
+    "step compression",
+    "seconds",
+    "checker (95 %)",
+    "cross entropy",
+    "training minutes",
+)
+_BATCH = 16  # scenes at once, in the measurement of the cross entropy
+
+
+@torch.no_grad()
+def cross_entropy(bench: Bench, scenes: int) -> float:
+    """Nats per token of held-out pictures, as the model's own tokenizer reads them."""
+    model, processor = bench.model, bench.processor
+    total = 0.0
+    for first in range(0, scenes, _BATCH):
+        batch = [sample_scene(seed, "held_out") for seed in range(first, first + _BATCH)]
+        pictures = [Image.fromarray(render(scene)) for scene in batch]
+        codes = family_of(model).encode(pictures, processor)
+        prompts = processor(
+            text=[prompt_of(processor, scene.caption) for scene in batch],
+            generation_mode="image",
+            padding=True,
+            return_tensors="pt",
+        ).to(model.device)
+        states = picture_states(model, prompts["input_ids"], prompts["attention_mask"], codes)
+        kind, code = surprises(model.model.generation_head(states), codes)
+        total += float((kind + code).mean(dim=1).sum())
+    return total / scenes
+
+
+def training_minutes(folder: Path) -> float | None:
+    """How long the weights of a folder took to train, where it says so."""
+    history = folder / "finetune.json"
+    return json.loads(history.read_text())["seconds"] / 60 if history.is_file() else None
+
+
+def plan(windows: list[int], steps: list[int], has_full: bool) -> list[tuple[str, str, Any]]:
+    """(weights, method, options of `accelerate`) of every row."""
+    rows: list[tuple[str, str, Any]] = [("base", "ar", {"method": "ar"})]
+    if has_full:
+        rows.append(("full", "ar, full weights", {"method": "ar"}))
+    for window in windows:
+        rows += [("base", name, {"window": window, **METHODS[name]}) for name in METHODS]
+        if has_full:
+            options = {"window": window, **METHODS["sjd maximal"]}
+            rows.append(("full", "sjd maximal, full weights", options))
+        for count in steps:
+            options = {"window": window, "method": "sjd2", "denoising_steps": count}
+            rows.append(("gated", "sjd2 exact (gated)", options))
+            if has_full:
+                rows.append(("full", "sjd2 exact (full)", options))
+                rows.append(("full", "sjd2 as published", {**options, "exact": False}))
+    return rows
+
+
+def report(found: dict[str, Any], best_only: bool) -> str:
+    """The table in Markdown: all rows, or of every method and window the fastest K."""
+    rows = found["rows"]
+    if best_only:
+        fastest: dict[tuple[str, int], Any] = {}
+        for row in rows:
+            key = (row["method"], row["window"])
+            if key not in fastest or row["forwards"] < fastest[key]["forwards"]:
+                fastest[key] = row
+        rows = list(fastest.values())
+    lines = []
+    for row in rows:
+        low, high = wilson(row["passed"], row["pictures"])
+        weights = found["weights"][row["weights"]]
+        minutes = weights["training minutes"]
+        lines.append(
+            [
+                row["method"],
+                str(row["window"]),
+                str(row["steps"] or ""),
+                f"{row['forwards']:.1f}",
+                f"{row['step_compression']:.2f}x",
+                f"{row['seconds']:.1f}",
+                f"{row['passed'] / row['pictures']:.1%} ({low:.0%} to {high:.0%})",
+                f"{weights['cross entropy']:.3f}",
+                "" if minutes is None else f"{minutes:.0f}",
+            ]
+        )
+    where, pictures = found["environment"], found["rows"][0]["pictures"]
+    of_each = "the fastest K of each method, " if best_only else ""
+    return (
+        f"{pictures} pictures of held-out captions, {of_each}batch {found['batch']}, guidance "
+        f"{found['guidance']:g}, temperature 1, schedule {found['schedule']}, {where['cores']} "
+        f"cores, torch {where['torch']}, transformers {where['transformers']}, float32. Made by "
+        f"`{found['command']}`.\n\n{table(HEAD, lines)}"
+    )
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--adapter", type=Path, default=WEIGHTS / "adapter")
+    parser.add_argument("--full", type=Path, help="folder of the fully tuned model; none: left out")
+    parser.add_argument("--captions", type=int, default=64)
+    parser.add_argument("--seeds", type=int, default=2)
+    parser.add_argument("--batch", type=int, default=8)
+    parser.add_argument("--windows", type=int, nargs="+", default=[32, 64, 96])
+    parser.add_argument("--steps", type=int, nargs="+", default=[2, 4, 8, 16], metavar="K")
+    parser.add_argument("--schedule", default="linear")
+    parser.add_argument("--scenes", type=int, default=128, help="of the cross entropy")
+    parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
+    parser.add_argument("--out", type=Path, help="JSON file; default bench/results/denoising-...")
+    parser.add_argument("--resume", action="store_true", help="keep the rows that are known")
+    parser.add_argument("--readme", action="store_true", help="put the tables into the documents")
+    given = parser.parse_args()
+    out = given.out or ROOT / "bench" / "results" / f"denoising-{given.device}.json"
+    out.parent.mkdir(parents=True, exist_ok=True)
+
+    benches = {"base": Bench(given.captions, given.device, DEMO, given.seeds)}
+    adapters: dict[str, Any] = {"base": None, "gated": given.adapter}
+    benches["gated"] = benches["base"]
+    folders = {"gated": given.adapter}
+    if given.full:
+        benches["full"] = Bench(given.captions, given.device, str(given.full), given.seeds)
+        adapters["full"] = folders["full"] = given.full
+    known = json.loads(out.read_text())["rows"] if given.resume and out.is_file() else []
+    found: dict[str, Any] = {
+        "command": " ".join(["python", "bench/bench_denoising.py", *sys.argv[1:]]),
+        "environment": environment(benches["base"].model),
+        "batch": given.batch,
+        "guidance": benches["base"].guidance,
+        "schedule": given.schedule,
+        "weights": {
+            name: {
+                "cross entropy": cross_entropy(bench, given.scenes),
+                "training minutes": training_minutes(folders[name]) if name in folders else None,
+            }
+            for name, bench in benches.items()
+        },
+        "rows": [],
+    }
+    for weights, method, options in plan(given.windows, given.steps, given.full is not None):
+        steps = options.get("denoising_steps")
+        mine = {"weights": weights, "steps": steps, "method": method}
+        mine["window"] = options.get("window", 1)
+        row = next((row for row in known if mine.items() <= row.items()), None)
+        if row is None:
+            denoising = {"adapter": adapters[weights]}
+            if steps:
+                denoising["schedule"] = given.schedule
+            drawn: Row = benches[weights].row(method, given.batch, **options, **denoising)
+            row = {**asdict(drawn), **mine}
+        found["rows"].append(row)
+        save_json(out, found)
+    print(report(found, best_only=False))
+    if given.readme:
+        put_between(ROOT / "docs" / "ablation.md", "bench_denoising", report(found, False))
+        put_between(ROOT / "README.md", "bench_denoising", report(found, True))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,101 @@
+"""Eager twins of `activate_window` and `correct_window`: read this to understand the kernels.
+
+The drafts of a window have laws `q` already, and each is to get another one, `q'`. That is what
+`verify_window` does to drafts when a forward has given them a new `p`: keep `x ~ q` with
+probability `min(1, q'(x) / q(x))`, else draw from the residual. So the same coupling serves, with
+the same streams; only nothing is committed. In same-seed mode a draft is what the fixed noise picks
+from q'.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from sjd2.kernels.reference.verify_window import (
+    PhiloxDraws,
+    couple,
+    force,
+    grammar_at,
+    same_seed,
+    stored_at,
+)
+from sjd2.kernels.types import CORRECTIONS, DraftKind, Rules, Window
+
+
+def activate_window(
+    state: Tensor,
+    tokens: Tensor,
+    features: Tensor,
+    offsets: Tensor,
+    *,
+    position: Tensor,
+    grammar: Tensor | None = None,
+) -> Tensor:
+    """Eager twin of `sjd2.kernels.activate_window`; see there for the arguments."""
+    rows = neighbours(tokens, offsets, len(features), position, state.shape[1], grammar)
+    beside = F.embedding_bag(rows.flatten(0, 1), features, mode="sum").view_as(state)
+    return F.silu(state + beside)
+
+
+def correct_window(
+    window: Window,
+    scored: Window,
+    state: Tensor,
+    seen: Tensor,
+    tokens: Tensor,
+    features: Tensor,
+    offsets: Tensor,
+    shift: Tensor,
+    rules: Rules,
+    *,
+    seed: Tensor,
+    position: Tensor,
+    iteration: int,
+    correction: int,
+    grammar: Tensor | None = None,
+) -> Window:
+    """Eager twin of `sjd2.kernels.correct_window`; see there for the arguments."""
+    rows, at = torch.arange(len(seed), device=seed.device)[:, None], stored_at(scored)
+    now = activate_window(
+        state[rows, at], tokens, features, offsets, position=position, grammar=grammar
+    )
+    moved = (now - seen[rows, at]) @ shift.T
+    log_q = torch.log_softmax(scored.law[rows, at] + moved, dim=-1)
+    if rules.verify == "greedy":
+        drafts = log_q.argmax(dim=-1)
+    elif rules.verify == "gumbel":
+        drafts = same_seed(log_q, PhiloxDraws(seed, position, 0))
+    else:
+        draws = PhiloxDraws(seed, position, iteration + CORRECTIONS * correction)
+        drafts, _ = couple(log_q, window, draws, "maximal")
+    slots = torch.cat((window.slots[:, :1], drafts), dim=1)
+    kinds = torch.full_like(window.kinds, int(DraftKind.FULL))
+    return force(Window(slots, kinds, log_q, torch.zeros_like(position)), position, grammar)
+
+
+def neighbours(
+    tokens: Tensor,
+    offsets: Tensor,
+    rows: int,
+    position: Tensor,
+    width: int,
+    grammar: Tensor | None,
+) -> Tensor:
+    """The neighbours of `width` columns from `position` on, as numbers of `rows` rows of features.
+
+    Returns:
+        int64 [B, width, O].
+    """
+    tokens_and_none = rows // len(offsets)
+    columns = position[:, None] + torch.arange(width, device=position.device)
+    at = columns.unsqueeze(-1) - offsets
+    inside = at.clamp(min=0)
+    known, found = at >= 0, tokens.gather(1, inside.flatten(1)).view_as(at)
+    if grammar is not None:
+        # What the grammar puts there is no part of the picture.
+        free = grammar_at(grammar, torch.zeros_like(position), tokens.shape[1]) < 0
+        known = known & free.gather(1, inside.flatten(1)).view_as(at)
+    first_row = torch.arange(len(offsets), device=offsets.device) * tokens_and_none
+    return torch.where(known, found, tokens_and_none - 1) + first_row

@@ -1,0 +1,82 @@
+"""Corrections: drafts re-drafted between forwards, beside the neighbours that they have by then."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from sjd2.config import CorrectorPasses
+from sjd2.kernels import Rules, Verdict, Window, activate_window, correct_window
+from sjd2.models.base import ImageModel
+from sjd2.models.corrector import Corrector
+from sjd2.sampler.state import DecodingState
+
+
+class Correction:
+    """Moves the drafts of every next window to laws that know their new neighbours.
+
+    Args:
+        corrector: guesses these laws.
+        model: gives embeddings, vocabulary and grammar.
+        rules: of the verification.
+        passes: over all columns at once, or "sweep": one column after another, from the left.
+    """
+
+    def __init__(
+        self, corrector: Corrector, model: ImageModel, rules: Rules, passes: CorrectorPasses
+    ) -> None:
+        self.corrector, self.grammar = corrector, model.grammar
+        self.rules, self.passes = rules, passes
+        self.features = corrector.features(model.embedding_table())
+        self.offsets = torch.tensor(corrector.offsets, device=self.features.device)
+
+    def correct(self, state: DecodingState, hidden: Tensor, verdict: Verdict) -> Verdict:
+        """The verdict with another next window.
+
+        Args:
+            state: as it was when the forward was made.
+            hidden: [R, W, D'], the forward's last hidden states.
+            verdict: on its logits.
+        """
+        scored, tokens = verdict.window, state.standing()
+        added = self.corrector.read(hidden, len(state.rows))
+        seen = activate_window(
+            added,
+            tokens,
+            self.features,
+            self.offsets,
+            position=state.position,
+            grammar=self.grammar,
+        )
+        position = state.position + verdict.accept_length
+        columns = position[:, None] + torch.arange(scored.width, device=position.device)
+        tokens.scatter_(1, state.columns(), verdict.tokens).scatter_(1, columns, scored.tokens)
+
+        def corrected(window: Window, scored: Window, first: int, correction: int) -> Window:
+            at = columns[:, first : first + window.width]
+            window = correct_window(
+                window,
+                scored,
+                added,
+                seen,
+                tokens,
+                self.features,
+                self.offsets,
+                self.corrector.shift.weight,
+                self.rules,
+                seed=state.seed,
+                position=at[:, 0],
+                iteration=state.iteration,
+                correction=correction,
+                grammar=self.grammar,
+            )
+            tokens.scatter_(1, at, window.tokens)
+            return window
+
+        window = scored
+        if self.passes == "sweep":
+            alone = [corrected(one, one, first, 1) for first, one in enumerate(scored.split())]
+            return verdict._replace(window=Window.join(scored.slots[:, :1], alone))
+        for number in range(self.passes):
+            window = corrected(window, scored, 0, number + 1)
+        return verdict._replace(window=window)

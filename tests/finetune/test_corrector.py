@@ -1,0 +1,91 @@
+"""The corrector's training: what it learns from, that it learns, that it stops at any time."""
+
+from __future__ import annotations
+
+import shutil
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+import sjd2
+from sjd2.finetune.corrector import CorrectorSettings, MoveObjective, Moves
+from sjd2.finetune.trainer import finetune_corrector
+from sjd2.models import family_of
+from sjd2.models.companions import make_corrector
+from tests.finetune.test_packing import INPUTS, SAMPLING
+from tests.janus_model import VOCAB, tiny_janus
+
+TINY = CorrectorSettings(
+    rank=8,
+    steps=4,
+    batch=2,
+    columns=64,
+    reuse=2,
+    remembered=2,
+    window=12,
+    evaluate_every=2,
+    evaluated=2,
+    warm_up=1,
+    learning_rate=1e-2,
+)
+
+
+def run(out: Path, settings: CorrectorSettings = TINY, **options: Any) -> tuple[Any, Any, Any]:
+    model = tiny_janus()
+    held_out = {name: tensor[:2] for name, tensor in INPUTS.items()}
+    corrector, history = finetune_corrector(
+        model, family_of(model), INPUTS, held_out, SAMPLING, out, settings, **options
+    )
+    return model, corrector, history
+
+
+def test_moves_are_of_columns_whose_neighbours_changed() -> None:
+    """Kills: predictions of different columns paired, padding learned from, laws unnormalised."""
+    model = tiny_janus()
+    family = family_of(model)
+    moves = Moves(family, make_corrector(family, 8), INPUTS, SAMPLING, TINY)
+    batch = next(iter(moves))
+    assert {len(tensor) for tensor in batch.values()} == {TINY.columns}
+    assert (batch["old"] != batch["new"]).any(dim=-1).all()
+    for law in (batch["log_p"], batch["target"]):
+        assert torch.allclose(law.float().exp().sum(-1), torch.ones(TINY.columns), atol=1e-2)
+    # Every neighbour is a row of the features of its own offset.
+    offset = torch.arange(batch["old"].shape[1]) * (VOCAB + 1)
+    assert ((batch["old"] >= offset) & (batch["old"] <= offset + VOCAB)).all()
+
+
+def test_an_untrained_corrector_predicts_what_the_forward_did() -> None:
+    """Kills: a shift that is there before anything was learned."""
+    model = tiny_janus()
+    family = family_of(model)
+    corrector = make_corrector(family, 8)
+    batch = next(iter(Moves(family, corrector, INPUTS, SAMPLING, TINY)))
+    losses = MoveObjective(family, corrector, 0.1)(**batch)
+    assert losses["total_variation"] == pytest.approx(losses["uncorrected"], abs=1e-3)
+
+
+def test_a_corrector_learns_and_the_model_stays(tmp_path: Path) -> None:
+    """Kills: a frozen model that is trained; a loss that nothing can lower."""
+    model, corrector, history = run(tmp_path, replace(TINY, steps=60, evaluate_every=10))
+    losses = [entry["loss"] for entry in history["log"] if "loss" in entry]
+    assert losses[-1] < 0.95 * losses[0]
+    before, after = tiny_janus().state_dict(), model.state_dict()
+    assert all(torch.equal(before[name], after[name]) for name in before)
+    sjd2.accelerate(model, corrector=tmp_path)
+    assert corrector.base == sjd2.load_corrector(tmp_path).base
+
+
+def test_a_corrector_s_run_can_go_on(tmp_path: Path) -> None:
+    """Kills: a checkpoint that is not read, a run that starts over unasked."""
+    run(tmp_path)
+    # As a kill would leave it: the last checkpoint is not finished.
+    shutil.rmtree(tmp_path / "checkpoints" / "checkpoint-4")
+    with pytest.raises(ValueError, match="--resume goes on"):
+        run(tmp_path)
+    _, corrector, history = run(tmp_path, resume=True)
+    steps = [entry["step"] for entry in history["log"] if "eval_step_compression" in entry]
+    assert steps == [2, 4]
+    assert corrector.shift.weight.abs().sum() > 0

@@ -1,0 +1,161 @@
+"""`correct_window` and `activate_window`: the kernels against their eager twins."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from itertools import pairwise
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+
+from sjd2.kernels import Rules, Window, reference
+from tests.kernels.test_triton_parity import device, random_logits
+
+triton = pytest.importorskip("triton")
+from sjd2.kernels import _triton  # noqa: E402
+
+__all__ = ["device"]
+
+RANK, LENGTH = 20, 30
+OFFSETS = (1, 2, 5)
+
+
+def corrections(
+    module: Any,
+    vocab: int,
+    width: int,
+    images: int,
+    where: str,
+    rules: Rules,
+    grammar: dict[int, int] | None = None,
+    passes: int = 2,
+) -> list[Window]:
+    """Two iterations with some corrections behind each; the windows on the way."""
+    generator = torch.Generator().manual_seed(1)
+
+    def random(*shape: int) -> Tensor:
+        return torch.randn(*shape, generator=generator).to(where)
+
+    features, shift = random(len(OFFSETS) * (vocab + 1), RANK), random(vocab, RANK)
+    offsets = torch.tensor(OFFSETS, device=where)
+    forced = None
+    if grammar:
+        forced = torch.full((LENGTH,), -1)
+        forced[list(grammar)] = torch.tensor(list(grammar.values()))
+        forced = forced.to(where)
+    seed = torch.arange(images, device=where) * (2**61 // 3) + 5
+    position = torch.zeros_like(seed)
+    tokens = torch.randint(vocab, (images, LENGTH), generator=generator).to(where)
+    window = reference.first_window(seed, 2, vocab, grammar=forced)
+    copies, met = 2 if rules.guidance_scale != 1 else 1, []
+    for iteration in (1, 2):
+        logits = random_logits(copies * images, window.width, vocab, iteration).to(where)
+        at: dict[str, Any] = {"seed": seed, "grammar": forced, "iteration": iteration}
+        state = random(images, window.width, RANK)
+        seen = module.activate_window(
+            state, tokens, features, offsets, position=position, grammar=forced
+        )
+        verdict = module.verify_window(
+            logits, window, rules, position=position, length=LENGTH, next_width=width, **at
+        )
+        window, position = verdict.window, position + verdict.accept_length
+        for correction in range(1, passes + 1):
+            columns = position[:, None] + torch.arange(width, device=where)
+            tokens = tokens.scatter(1, columns, window.tokens)
+            window = module.correct_window(
+                window,
+                verdict.window,
+                state,
+                seen,
+                tokens,
+                features,
+                offsets,
+                shift,
+                rules,
+                position=position,
+                correction=correction,
+                **at,
+            )
+            met.append(window)
+    return met
+
+
+def agree(*shape: int, where: str, rules: Rules, **options: Any) -> None:
+    """Tokens and kinds of kernels and twins are equal, and so are the laws they leave."""
+    expected = corrections(reference, *shape, where, rules, **options)
+    found = corrections(_triton, *shape, where, rules, **options)
+    assert any(not torch.equal(one.tokens, other.tokens) for one, other in pairwise(expected))
+    for ours, theirs in zip(found, expected, strict=True):
+        for name in ("slots", "kinds", "offset"):
+            assert torch.equal(getattr(ours, name), getattr(theirs, name)), name
+        law = ours.law - torch.logsumexp(ours.law, dim=-1, keepdim=True)
+        free = theirs.kinds == 0
+        torch.testing.assert_close(law[free], theirs.law[free], rtol=2e-5, atol=2e-5)
+
+
+@pytest.mark.parametrize("shape", [(17, 4, 2), (2, 3, 1), (257, 18, 2)], ids=str)
+@pytest.mark.parametrize("verify", ["ratio", "gumbel", "greedy"])
+def test_corrections_are_those_of_the_twin(
+    shape: tuple[int, int, int], verify: Any, device: str
+) -> None:
+    """Kills: a neighbour of another offset, a block of columns or tokens left out."""
+    agree(*shape, where=device, rules=Rules(verify=verify))
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"guidance_scale": 2.5},
+        {"temperature": 0.7},
+        {"guidance_scale": 3.0, "temperature": 1.3, "top_k": 50, "top_p": 0.9},
+        {"start": "uniform"},
+        {"start": "repeat"},
+        {"coupling": "independent"},
+    ],
+    ids=str,
+)
+def test_corrections_start_from_the_law_of_the_forward(
+    changes: dict[str, Any], device: str
+) -> None:
+    """Kills: guidance or temperature left out, or applied to what has been corrected already."""
+    agree(70, 4, 2, where=device, rules=replace(Rules(), **changes))
+
+
+def test_forced_tokens_are_left_alone(device: str) -> None:
+    """Kills: a forced token that is corrected, or that counts as a neighbour."""
+    grammar = {0: 3, 3: 5, 6: 1, 7: 16}
+    for verify in ("ratio", "gumbel"):
+        agree(17, 5, 3, where=device, rules=Rules(verify=verify), grammar=grammar)
+
+
+def test_equal_neighbours_leave_a_draft_alone() -> None:
+    """Kills: old and new neighbours read at different columns, a pass that draws for nothing."""
+    generator = torch.Generator().manual_seed(1)
+    width, vocab = 6, 9
+    tokens = torch.randint(vocab, (2, LENGTH), generator=generator)
+    features = torch.randn(len(OFFSETS) * (vocab + 1), RANK, generator=generator)
+    state = torch.randn(2, width, RANK, generator=generator)
+    position, offsets = torch.tensor([0, 7]), torch.tensor(OFFSETS)
+    log_p = torch.randn(2, width, vocab, generator=generator).log_softmax(-1)
+    slots = tokens.gather(1, position[:, None] + torch.arange(width + 1))
+    window = Window(slots, torch.zeros(2, width, dtype=torch.uint8), log_p, torch.zeros(2).long())
+    seen = reference.activate_window(state, tokens, features, offsets, position=position)
+    corrected = reference.correct_window(
+        window,
+        window,
+        state,
+        seen,
+        tokens,
+        features,
+        offsets,
+        torch.randn(vocab, RANK, generator=generator),
+        Rules(),
+        seed=position,
+        position=position,
+        iteration=1,
+        correction=1,
+    )
+    assert torch.equal(corrected.slots, window.slots)
+    torch.testing.assert_close(corrected.law, log_p)

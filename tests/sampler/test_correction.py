@@ -1,0 +1,174 @@
+"""Correctors move drafts: whatever they have learned, what is committed stays the model's."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+
+import sjd2
+from sjd2.config import DecodingConfig
+from sjd2.kernels import Verdict
+from sjd2.models.base import Sampling
+from sjd2.models.corrector import Corrector, neighbour_offsets
+from sjd2.sampler import correction, decode
+from sjd2.sampler.correction import Correction
+from tests.janus_model import draw
+from tests.table_model import TableModel, chi_square, make_request, threshold
+
+PROMPT = (2, 3, 1)
+FREE = Sampling(True)
+RANK = 5
+
+
+class Wild(Corrector):
+    """Random weights of large norm; reads the table model's states, which are numbers."""
+
+    def __init__(self, model: TableModel) -> None:
+        torch.manual_seed(0)
+        dimensions = model.symbols
+        super().__init__(
+            neighbour_offsets(model.row_width), dimensions, 2, model.vocab_size, RANK, "none"
+        )
+        for parameter in self.parameters():
+            torch.nn.init.normal_(parameter, std=3.0)
+
+    def read(self, hidden: Tensor, images: int) -> Tensor:
+        codes = (hidden[:images] % 17).float(), (hidden[-images:] % 5).float()
+        return self.state(torch.stack(codes, dim=-1))
+
+
+def excess(
+    rows: int, batch: int = 0, sampling: Sampling = FREE, grammar: Any = None, **options: Any
+) -> float:
+    """Chi-square of corrected pictures as a multiple of its threshold."""
+    model = TableModel(grammar=grammar)
+    corrector = Wild(model)
+    config = DecodingConfig(**options)
+    drawn, forwards = [], 0
+    for first in range(0, rows, batch or rows):
+        seeds = range(first, min(first + (batch or rows), rows))
+        request = make_request(model, [PROMPT] * len(seeds), sampling)
+        tokens, stats = decode(model, request, config, seeds, corrector=corrector)
+        forwards += sum(stats.forward_passes)
+        drawn.append(tokens)
+    assert forwards < rows * model.length
+    law = model.picture_law(PROMPT, sampling)
+    statistic, degrees = chi_square(torch.cat(drawn), law, model.vocab_size)
+    return statistic / threshold(degrees)
+
+
+@pytest.mark.parametrize(
+    ("window", "passes", "options"),
+    [
+        pytest.param(3, 1, {}, id="one-pass"),
+        pytest.param(8, 3, {}, id="three-passes"),
+        pytest.param(4, "sweep", {}, id="sweep"),
+        pytest.param(4, 2, {"coupling": "independent"}, id="independent"),
+        pytest.param(4, 2, {"start": "uniform"}, id="uniform"),
+        pytest.param(4, 2, {"start": "repeat"}, id="one-hot"),
+        pytest.param(4, 2, {"verify": "gumbel"}, id="gumbel"),
+    ],
+)
+def test_corrected_pictures_follow_the_target_law(
+    window: int, passes: Any, options: dict[str, Any]
+) -> None:
+    """Kills: a draft labelled with another law than it has, neighbours that are still unknown."""
+    assert excess(20_000, window=window, corrector_passes=passes, **options) < 1
+
+
+@pytest.mark.parametrize("passes", [2, "sweep"])
+def test_corrected_pictures_follow_the_law_under_guidance_and_grammar(passes: Any) -> None:
+    """Kills: a forced token that is corrected, or that corrects others as a picture's would."""
+    guided = replace(FREE, guidance_scale=2.5, top_k=2)
+    grammar = {1: 2, 3: 0}
+    assert excess(20_000, 0, guided, grammar, window=4, corrector_passes=passes) < 1
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("batch", [1, 2, 4])
+def test_corrected_pictures_follow_the_law_at_small_batches(batch: int) -> None:
+    """Kills: rows that read each other's neighbours or laws."""
+    assert excess(2_000, batch, window=4, corrector_passes=2) < 1
+
+
+def test_a_draft_labelled_with_the_old_law_is_found_out(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The power of the tests above: label q with p instead of q', and they must fail."""
+    right = Correction.correct
+
+    def wrong(self: Correction, state: Any, hidden: Tensor, verdict: Verdict) -> Verdict:
+        window = right(self, state, hidden, verdict).window
+        scored = verdict.window
+        return verdict._replace(window=scored._replace(slots=window.slots))
+
+    monkeypatch.setattr(correction.Correction, "correct", wrong)
+    assert excess(20_000, window=4, corrector_passes=2) > 2
+
+
+@pytest.mark.parametrize("options", [{}, {"corrector_passes": "sweep"}, {"verify": "gumbel"}])
+def test_triton_corrects_as_its_twins_do(options: dict[str, Any]) -> None:
+    """Kills: a window that one implementation keeps otherwise between corrections."""
+    triton = pytest.importorskip("triton")
+    if not triton.knobs.runtime.interpret:
+        pytest.skip("Triton is not interpreted here")
+    model = TableModel(length=9, grammar={2: 1})
+    request = make_request(model, [PROMPT] * 3, replace(FREE, guidance_scale=2.0, temperature=0.8))
+    drawn = []
+    for backend in ("eager", "triton"):
+        config = DecodingConfig(window=4, backend=backend, **options)
+        tokens, stats = decode(model, request, config, range(3), corrector=Wild(model))
+        drawn.append((tokens, stats.accept_lengths))
+    assert torch.equal(drawn[0][0], drawn[1][0])
+    assert drawn[0][1] == drawn[1][1]
+
+
+def loud_corrector(model: Any) -> Corrector:
+    """Random weights many times the size of what is learned."""
+    corrector = sjd2.new_corrector(model, rank=8)
+    generator = torch.Generator().manual_seed(5)
+    with torch.no_grad():
+        for weight in corrector.parameters():
+            weight.copy_(torch.randn(weight.shape, generator=generator))
+    return corrector
+
+
+@pytest.mark.parametrize("batch", [1, 3, 8])
+@pytest.mark.parametrize("passes", [1, 2, 5, "sweep"])
+def test_a_loud_corrector_changes_no_token(janus: Any, batch: int, passes: Any) -> None:
+    """Kills: a correction of committed tokens, noise that depends on the pass."""
+    rows = slice(0, batch)
+    sjd2.accelerate(janus, method="ar", seed=11)
+    expected = draw(janus, rows, top_k=0)
+    sjd2.accelerate(
+        janus,
+        corrector=loud_corrector(janus),
+        corrector_passes=passes,
+        verify="gumbel",
+        window=16,
+        seed=11,
+    )
+    assert torch.equal(draw(janus, rows, top_k=0), expected)
+
+
+def test_a_loud_corrector_changes_the_pace(janus: Any) -> None:
+    """Kills: a test of the above that passes because nothing is corrected."""
+    paces = []
+    for corrector in (None, sjd2.new_corrector(janus), loud_corrector(janus)):
+        sjd2.accelerate(janus, corrector=corrector, verify="gumbel", window=16, seed=3)
+        draw(janus, top_k=0)
+        paces.append(sjd2.decoding_stats(janus).accept_lengths)
+    assert paces[0] != paces[2]
+    # One that was never trained corrects nothing, but for columns that enter beside others.
+    assert paces[0] == paces[1]
+
+
+def test_a_corrected_row_alone_equals_the_row_in_a_batch(janus: Any) -> None:
+    """Kills: a neighbour, a law or a random number of another row."""
+    sjd2.accelerate(janus, corrector=loud_corrector(janus), window=16)
+    together = draw(janus, slice(0, 8), seed=3, top_k=0)
+    for row in range(8):
+        alone = draw(janus, slice(row, row + 1), seed=3 + row, top_k=0)
+        assert torch.equal(alone[0], together[row])
