@@ -167,6 +167,9 @@ def restore(model: M) -> M:
         del model.generate  # type: ignore[attr-defined]
         if hook.replaced is not None:
             model.generate = hook.replaced  # type: ignore[attr-defined]
+    elif inner_model(model) is not model:
+        # It was accelerated before peft wrapped it.
+        restore(inner_model(model))
     return model
 
 

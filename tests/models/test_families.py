@@ -404,15 +404,16 @@ def test_chameleon_reads_pictures_as_it_draws_them() -> None:
         known.encode([grey(16, 8)], Processor())
 
 
-def test_an_adapter_changes_no_token(family: Family, model: Any) -> None:
-    """Drafts as noise, under a random adapter of large norm: still the model's own pictures.
+def test_an_adapter_and_a_corrector_change_no_token(family: Family, model: Any) -> None:
+    """Drafts as noise, drafts re-drafted, by random networks of large norm: still the model's own.
 
-    Kills: an adapter that acts on clean inputs, a fixed token fed as noise.
+    Kills: an adapter that acts on clean inputs, a fixed token fed as noise, or re-drafted; tokens
+    that change their numbers with the layout.
     """
     torch.manual_seed(0)
-    adapter = sjd2.new_adapter(model, rank=2)
+    adapter, corrector = sjd2.new_adapter(model, rank=2), sjd2.new_corrector(model)
     with torch.no_grad():
-        for parameter in adapter.parameters():
+        for parameter in (*adapter.parameters(), *corrector.parameters()):
             parameter.normal_()
     settings = {"guidance_scale": 2.0, "seed": 4}
     sjd2.accelerate(model, method="ar")
@@ -420,6 +421,8 @@ def test_an_adapter_changes_no_token(family: Family, model: Any) -> None:
     sjd2.accelerate(model, method="sjd2", adapter=adapter, verify="gumbel", window=9)
     assert torch.equal(family.draw(model, **settings), expected)
     assert sjd2.decoding_stats(model).method == "sjd2"
+    sjd2.accelerate(model, adapter=None, corrector=corrector, verify="gumbel", window=9)
+    assert torch.equal(family.draw(model, **settings), expected)
 
 
 class Recorder(BaseStreamer):
