@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 import torch
 from PIL import Image
-from torch import Tensor
+from torch import Tensor, nn
 from transformers import GenerationConfig, LogitsProcessorList
 from transformers.generation.streamers import BaseStreamer
 
@@ -298,6 +298,26 @@ def test_a_head_that_is_adapted_is_called(family: Family, model: Any) -> None:
         handle.remove()
     assert torch.equal(drawn, expected)
     assert not torch.equal(drawn, family.draw(model, do_sample=False))
+
+
+class Packed(nn.Linear):
+    """A head whose weight is not what it computes with, as quantised ones are."""
+
+    def __init__(self, head: nn.Linear) -> None:
+        super().__init__(4, 2, bias=False)
+        self.table = head.weight
+
+    def forward(self, hidden: Tensor) -> Tensor:
+        return nn.functional.linear(hidden, self.table)
+
+
+def test_a_head_that_is_packed_is_called(family: Family, model: Any) -> None:
+    """Kills: rows of a packed weight taken for rows of the head."""
+    expected = family.draw(sjd2.accelerate(model, window=6), do_sample=False)
+    packed = family.make()
+    packed.lm_head = Packed(packed.lm_head)
+    sjd2.accelerate(packed, window=6)
+    assert torch.equal(family.draw(packed, do_sample=False), expected)
 
 
 def test_only_rows_of_image_tokens_are_computed(family: Family, model: Any) -> None:
