@@ -15,16 +15,14 @@ from __future__ import annotations
 
 import argparse
 import json
-import sys
-from dataclasses import asdict
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import torch
-from bench_decode import METHODS, ROOT, Bench, Row, environment, put_between, table, wilson
+from drawing import METHODS, ROOT, Bench, Results, environment, put_between, table, wilson
 from PIL import Image
 
-from sjd2.checkpoint import save_json
 from sjd2.cli.drawing import DEMO, prompt_of
 from sjd2.demo import WEIGHTS
 from sjd2.demo.lm import picture_states, surprises
@@ -146,8 +144,6 @@ def main() -> None:
     parser.add_argument("--readme", action="store_true", help="put the tables into the documents")
     given = parser.parse_args()
     out = given.out or ROOT / "bench" / "results" / f"denoising-{given.device}.json"
-    out.parent.mkdir(parents=True, exist_ok=True)
-
     benches = {"base": Bench(given.captions, given.device, DEMO, given.seeds)}
     adapters: dict[str, Any] = {"base": None, "gated": given.adapter}
     benches["gated"] = benches["base"]
@@ -155,9 +151,7 @@ def main() -> None:
     if given.full:
         benches["full"] = Bench(given.captions, given.device, str(given.full), given.seeds)
         adapters["full"] = folders["full"] = given.full
-    known = json.loads(out.read_text())["rows"] if given.resume and out.is_file() else []
-    found: dict[str, Any] = {
-        "command": " ".join(["python", "bench/bench_denoising.py", *sys.argv[1:]]),
+    facts: dict[str, Any] = {
         "environment": environment(benches["base"].model),
         "batch": given.batch,
         "guidance": benches["base"].guidance,
@@ -169,21 +163,17 @@ def main() -> None:
             }
             for name, bench in benches.items()
         },
-        "rows": [],
     }
+    results = Results(out, facts, given.resume)
     for weights, method, options in plan(given.windows, given.steps, given.full is not None):
         steps = options.get("denoising_steps")
-        mine = {"weights": weights, "steps": steps, "method": method}
-        mine["window"] = options.get("window", 1)
-        row = next((row for row in known if mine.items() <= row.items()), None)
-        if row is None:
-            denoising = {"adapter": adapters[weights]}
-            if steps:
-                denoising["schedule"] = given.schedule
-            drawn: Row = benches[weights].row(method, given.batch, **options, **denoising)
-            row = {**asdict(drawn), **mine}
-        found["rows"].append(row)
-        save_json(out, found)
+        denoising = {"adapter": adapters[weights], "corrector": None}
+        if steps:
+            denoising["schedule"] = given.schedule
+        of = {"weights": weights, "method": method, "window": options.get("window", 1)}
+        draw = partial(benches[weights].row, method, given.batch, **{**options, **denoising})
+        results.row(of | {"steps": steps}, draw)
+    found = results.found
     print(report(found, best_only=False))
     if given.readme:
         put_between(ROOT / "docs" / "ablation.md", "bench_denoising", report(found, False))

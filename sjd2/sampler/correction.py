@@ -7,7 +7,6 @@ from torch import Tensor
 
 from sjd2.config import CorrectorPasses
 from sjd2.kernels import Rules, Verdict, Window, activate_window, correct_window
-from sjd2.models.base import ImageModel
 from sjd2.models.corrector import Corrector
 from sjd2.sampler.state import DecodingState
 
@@ -17,17 +16,23 @@ class Correction:
 
     Args:
         corrector: guesses these laws.
-        model: gives embeddings, vocabulary and grammar.
+        table: [V, D], input embeddings of the image tokens.
+        grammar: int64 [length] or None, forced tokens, -1 where free.
         rules: of the verification.
         passes: over all columns at once, or "sweep": one column after another, from the left.
     """
 
     def __init__(
-        self, corrector: Corrector, model: ImageModel, rules: Rules, passes: CorrectorPasses
+        self,
+        corrector: Corrector,
+        table: Tensor,
+        grammar: Tensor | None,
+        rules: Rules,
+        passes: CorrectorPasses,
     ) -> None:
-        self.corrector, self.grammar = corrector, model.grammar
+        self.corrector, self.grammar = corrector, grammar
         self.rules, self.passes = rules, passes
-        self.features = corrector.features(model.embedding_table())
+        self.features = corrector.features(table)
         self.offsets = torch.tensor(corrector.offsets, device=self.features.device)
 
     def correct(self, state: DecodingState, hidden: Tensor, verdict: Verdict) -> Verdict:

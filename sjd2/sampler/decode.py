@@ -99,14 +99,14 @@ def decode(
         if adapter is not None:
             steps, schedule = config.denoising_steps, config.schedule
             trajectory = Trajectory(steps, schedule, width, adapter, staggered=is_exact)
-        state = DecodingState(model, prompt, list(seeds), width, first, trajectory)
+        table = model.embedding_table()
+        state = DecodingState(model, prompt, list(seeds), table, width, first, trajectory)
         correction = None
         if corrector is not None and is_exact and width > 1:
-            correction = Correction(corrector, model, rules, config.corrector_passes)
-        table = model.embedding_table()
+            correction = Correction(corrector, table, model.grammar, rules, config.corrector_passes)
         first_slot = _prefill(model, prompt, state)
         while state.drawing:
-            slots, noisy = state.inputs(table)
+            slots, noisy = state.inputs()
             gate.noisy = None if noisy is None else noisy.repeat(state.copies, 1)
             if state.iteration == 1:
                 slots = torch.cat((first_slot, slots[:, 1:]), dim=1)

@@ -21,6 +21,7 @@ class DecodingState:
         model: gives vocabulary, picture length and grammar.
         prompt: gives rows and the room that the prefix needs.
         seeds: one per picture.
+        table: [V, D], input embeddings of the image tokens.
         width: slots of a window.
         first: slots of the first one.
         trajectory: how drafts get from noise to tokens; None where they are tokens all along.
@@ -31,12 +32,13 @@ class DecodingState:
         model: ImageModel,
         prompt: Prompt,
         seeds: list[int],
+        table: Tensor,
         width: int,
         first: int,
         trajectory: Trajectory | None = None,
     ) -> None:
         device, images = prompt.embeddings.device, len(seeds)
-        self.length = model.length
+        self.length, self.table = model.length, table
         self.rows = torch.arange(images, device=device)
         self.seed = torch.tensor(seeds, dtype=torch.int64, device=device)
         self.position = torch.zeros_like(self.rows)
@@ -53,7 +55,6 @@ class DecodingState:
         self.complete = 0  # tokens that every picture has, as far as the host has been told
         self.noise: Noise | None = None
         if trajectory is not None:
-            table = model.embedding_table()
             self.noise = Noise(trajectory, table, self.window, self.seed, model.grammar)
 
     @property
@@ -74,11 +75,11 @@ class DecodingState:
         """What stands at every picture position, drafts included, int64 [B, length + room]."""
         return self.tokens[self.rows].scatter(1, self.columns(), self.window.tokens)
 
-    def inputs(self, table: Tensor) -> tuple[Tensor, Tensor | None]:
+    def inputs(self) -> tuple[Tensor, Tensor | None]:
         """What the slots are fed, [R, W, D], and which are noisy, bool [B, W] or None for none."""
         if self.noise is not None:
             return self.noise.feed(self.window, self.copies)
-        return noisy_embed(self.window.fed, table, copies=self.copies), None
+        return noisy_embed(self.window.fed, self.table, copies=self.copies), None
 
     def commit(self, verdict: Verdict) -> None:
         """Commit every row's own accept length; nothing is read back to the host."""

@@ -65,8 +65,9 @@ def test_a_token_has_its_noise_alone_or_in_company(vocab_size: int) -> None:
     """Kills: odd and even tokens exchanged, a word of the key cut off."""
     seed, position = torch.tensor([3, 2**40 + 7, 2**62]), torch.tensor([0, 9, 2**30])
     noise = _philox.gumbel(seed, position, 5, Stream.RESIDUAL, vocab_size)
-    token = torch.arange(vocab_size).expand(3, -1)
-    alone = _philox.gumbel_of(seed[:, None], position[:, None], 5, Stream.RESIDUAL, token)
+    token = torch.arange(vocab_size).repeat(3, 1)
+    seed, position = (one[:, None].repeat(1, vocab_size) for one in (seed, position))
+    alone = _philox.gumbel_of(seed, position, 5, Stream.RESIDUAL, token)
     torch.testing.assert_close(alone, noise, atol=0, rtol=1e-6)
 
 

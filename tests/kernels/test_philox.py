@@ -5,7 +5,14 @@ from __future__ import annotations
 import pytest
 import torch
 
-from sjd2.kernels._philox import Stream, gumbel, philox4x32, uniform, uniform_token
+from sjd2.kernels._philox import (
+    Stream,
+    _blocks_by_numpy,
+    gumbel,
+    philox4x32,
+    uniform,
+    uniform_token,
+)
 
 ONES, ZEROS = "ffffffff ", "00000000 "
 PI = ("243f6a88 85a308d3 13198a2e 03707344", "a4093822 299f31d0")
@@ -26,6 +33,20 @@ def test_philox_gives_the_published_known_answers(counter: str, key: str, answer
     """Kills: nine rounds, a swapped word, a key that is not bumped."""
     result = philox4x32(words(counter), words(key))
     assert " ".join(f"{int(word):08x}" for word in result) == answer
+
+
+@pytest.mark.parametrize(("rows", "count"), [(1, 1), (7, 3), (5, 4000), (20_000, 1)])
+def test_numpy_gives_the_words_of_torch(rows: int, count: int) -> None:
+    """Kills: words exchanged, a key that is not bumped, an address lost between chunks."""
+    seed = torch.randint(2**62, (rows,)) * 2 + 1
+    position = torch.randint(2**31, (rows,))
+    block, one = torch.arange(count), torch.ones(1, dtype=torch.int64)
+    key = ((seed & 0xFFFFFFFF).unsqueeze(-1), (seed >> 32).unsqueeze(-1))
+    counter = (block, position.unsqueeze(-1), 2**31 * one, int(Stream.RESIDUAL) * one)
+    expected = philox4x32(counter, key)
+    found = _blocks_by_numpy(seed, position, 2**31, Stream.RESIDUAL, block)
+    for ours, theirs in zip(found, expected, strict=True):
+        assert torch.equal(ours, theirs.expand_as(ours))
 
 
 def addresses(count: int) -> tuple[torch.Tensor, torch.Tensor]:

@@ -27,7 +27,7 @@ def test_finished_rows_leave_when_a_quarter_has() -> None:
     model = TableModel(length=12)
     guided = Sampling(True, guidance_scale=2.0)
     prompt = make_request(model, [(2, 1)] * 8, guided).prompt
-    state = DecodingState(model, prompt, list(range(8)), 6, 6)
+    state = DecodingState(model, prompt, list(range(8)), model.embedding_table(), 6, 6)
     state.cache.open_window(2)
     marks = torch.arange(16.0)[:, None, None, None].expand(16, 1, 2, 1)
     state.cache.update(marks, marks, 0)
@@ -47,7 +47,7 @@ def test_the_window_shrinks_to_what_remains() -> None:
     """Kills: finished rows that cost slots; a window cut by the *fastest* row."""
     model = TableModel(length=12)
     prompt = make_request(model, [(2, 1)] * 8, Sampling(True)).prompt
-    state = DecodingState(model, prompt, list(range(8)), 6, 6)
+    state = DecodingState(model, prompt, list(range(8)), model.embedding_table(), 6, 6)
     state.position[:] = torch.tensor([12, 11, 10, 8, 8, 8, 8, 8])
     assert state.settle() == int(state.position.sum())
     assert state.width == 4
@@ -81,7 +81,7 @@ def test_an_iteration_reads_nothing_back(
     """
     model = TableModel(length=12, grammar={3: 1})
     prompt = make_request(model, [(2, 1)] * 3, Sampling(True)).prompt
-    state = DecodingState(model, prompt, [0, 1, 2], 6, 6)
+    state = DecodingState(model, prompt, [0, 1, 2], model.embedding_table(), 6, 6)
     logits = torch.randn(3, 6, 3)
     rules = Rules(verify=verify, coupling=coupling, top_k=2, top_p=0.9, temperature=0.7)
     at = {"seed": state.seed, "position": state.position, "iteration": 1, "length": 12}

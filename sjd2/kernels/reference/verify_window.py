@@ -20,7 +20,7 @@ from sjd2.kernels._philox import Stream
 from sjd2.kernels.reference.target import target_log_probs
 from sjd2.kernels.types import Coupling, DraftKind, Rules, Verdict, Window
 
-# Below this share of possible tokens they are listed; two share a block of noise, listing costs.
+# Below this share of possible tokens they are listed. Two share a block of noise, so not above.
 _SPARSE = 0.25
 
 

@@ -1,0 +1,168 @@
+"""What the tables of methods share: a model that draws held-out captions, rows, result files."""
+
+from __future__ import annotations
+
+import json
+import os
+import platform
+import sys
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+import transformers
+from tqdm import tqdm
+
+import sjd2
+from sjd2.checkpoint import save_json
+from sjd2.cli.drawing import DEMO, load
+from sjd2.demo.checker import check
+from sjd2.demo.scenes import held_out_captions
+from sjd2.models.pixels import picture_of
+
+ROOT = Path(__file__).resolve().parent.parent
+# SJD without what a model may carry.
+METHODS: dict[str, dict[str, Any]] = {
+    "sjd independent": {"method": "sjd", "coupling": "independent", "corrector": None},
+    "sjd gumbel": {"method": "sjd", "verify": "gumbel", "corrector": None},
+    "sjd maximal": {"method": "sjd", "coupling": "maximal", "corrector": None},
+}
+
+
+@dataclass
+class Row:
+    """One method at one window and batch size, over all captions."""
+
+    method: str
+    window: int
+    batch: int
+    forwards: float  # per picture
+    step_compression: float
+    seconds: float  # of all pictures, pixels excluded
+    passed: int
+    pictures: int
+
+    def cells(self) -> list[str]:
+        """The line as text."""
+        low, high = wilson(self.passed, self.pictures)
+        return [
+            self.method,
+            str(self.window),
+            f"{self.forwards:.1f}",
+            f"{self.step_compression:.2f}",
+            f"{self.step_compression:.2f}x",
+            f"{self.seconds:.1f}",
+            f"{self.passed / self.pictures:.1%} ({low:.0%} to {high:.0%})",
+        ]
+
+
+def wilson(passed: int, trials: int, z: float = 1.96) -> tuple[float, float]:
+    """Wilson's 95 % interval of a proportion."""
+    share, weight = passed / trials, z * z / trials
+    centre = (share + weight / 2) / (1 + weight)
+    reach = z * (share * (1 - share) / trials + weight / (4 * trials)) ** 0.5 / (1 + weight)
+    return centre - reach, centre + reach
+
+
+class Bench:
+    """The model, the captions, and how both are put together.
+
+    Args:
+        captions: how many, held out of the training of the embedded model.
+        device: where to draw.
+        weights: "demo", or the folder of a model that was made of it.
+        seeds: pictures of each caption.
+    """
+
+    def __init__(self, captions: int, device: str, weights: str = DEMO, seeds: int = 1) -> None:
+        self.model, self.processor = load(weights, torch.device(device))
+        self.captions = held_out_captions(captions, seed=2) * seeds
+        self.guidance = self.model.generation_config.guidance_scale
+
+    def generate(self, captions: Sequence[str], **options: Any) -> torch.Tensor:
+        """Image tokens of the captions, by whatever `generate` the model has at the moment."""
+        inputs = self.processor(
+            text=list(captions), generation_mode="image", padding=True, return_tensors="pt"
+        ).to(self.model.device)
+        return self.model.generate(
+            **inputs,
+            generation_mode="image",
+            do_sample=True,
+            guidance_scale=self.guidance,
+            **options,
+        )
+
+    def row(self, label: str, batch: int, **options: Any) -> Row:
+        """Draw every caption, `batch` at a time; picture `i` has seed `i` in every method."""
+        forwards, passed, seconds = 0, 0, 0.0
+        window = options.get("window", 1)
+        for first in tqdm(range(0, len(self.captions), batch), f"{label} W={window} B={batch}"):
+            captions = self.captions[first : first + batch]
+            with sjd2.accelerated(self.model, **options):
+                tokens = self.generate(captions, seed=first)
+                stats = sjd2.decoding_stats(self.model)
+            forwards += sum(stats.forward_passes)
+            seconds += stats.seconds
+            for caption, codes in zip(captions, tokens, strict=True):
+                passed += check(picture_of(self.model, self.processor, codes), caption).passed
+        pictures = len(self.captions)
+        compression = tokens.shape[1] * pictures / forwards
+        per_picture = forwards / pictures
+        return Row(label, window, batch, per_picture, compression, seconds, passed, pictures)
+
+
+def environment(model: Any) -> dict[str, Any]:
+    """What the numbers were measured on."""
+    on_gpu = model.device.type == "cuda"
+    return {
+        "device": torch.cuda.get_device_name() if on_gpu else platform.processor() or "cpu",
+        "cores": os.cpu_count(),
+        "threads": torch.get_num_threads(),
+        "python": platform.python_version(),
+        "torch": torch.__version__,
+        "transformers": transformers.__version__,
+        "sjd2": sjd2.__version__,
+        "parameters": sum(weight.numel() for weight in model.parameters()),
+    }
+
+
+def table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+    """A Markdown table."""
+    lines = ["| " + " | ".join(cells) + " |" for cells in (head, *rows)]
+    return "\n".join([lines[0], "|---" * len(head) + "|", *lines[1:]])
+
+
+def put_between(path: Path, name: str, text: str) -> None:
+    """Replace what stands between the markers of that name in a Markdown file."""
+    start, end = f"<!-- {name}: start -->", f"<!-- {name}: end -->"
+    before, rest = path.read_text().split(start)
+    after = rest.split(end)[1]
+    path.write_text(f"{before}{start}\n{text}\n{end}{after}")
+
+
+class Results:
+    """Rows on disk, each as soon as it is known, so that a run can go on.
+
+    Args:
+        path: JSON file.
+        facts: what else belongs into it.
+        resume: whether to keep the rows that are there.
+    """
+
+    def __init__(self, path: Path, facts: dict[str, Any], resume: bool) -> None:
+        self.path = path
+        self.known = json.loads(path.read_text())["rows"] if resume and path.is_file() else []
+        command = " ".join(["python", f"bench/{Path(sys.argv[0]).name}", *sys.argv[1:]])
+        self.found: dict[str, Any] = {"command": command, **facts, "rows": []}
+        path.parent.mkdir(parents=True, exist_ok=True)
+
+    def row(self, of: dict[str, Any], draw: Any) -> None:
+        """Keep the row of these settings: one that is known, or what `draw` gives."""
+        row = next((row for row in self.known if of.items() <= row.items()), None)
+        if row is None:
+            made = draw()
+            row = {**(asdict(made) if isinstance(made, Row) else made), **of}
+        self.found["rows"].append(row)
+        save_json(self.path, self.found)
