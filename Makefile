@@ -3,9 +3,11 @@ PYTHON ?= python3
 VENV   ?= .venv
 BIN    := $(VENV)/bin
 STAMP  := $(VENV)/.installed
+# A second environment, with the oldest transformers that pyproject.toml allows.
+OLDEST := .venv-oldest
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo test test-slow lint types format bench gpu kernels clean
+.PHONY: help install demo test test-slow test-oldest lint types format bench gpu kernels clean
 
 help:  ## list the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
@@ -26,6 +28,15 @@ test: $(STAMP)  ## the whole fast suite (under 10 minutes on 2 cores)
 
 test-slow: $(STAMP)  ## the slow statistical tests
 	$(BIN)/python -m pytest -m "slow and not gpu"
+
+test-oldest: $(OLDEST)/.installed  ## the fast suite on the oldest transformers that is supported
+	$(OLDEST)/bin/python -m pytest -m "not slow and not gpu"
+
+$(OLDEST)/.installed: pyproject.toml
+	$(PYTHON) -m venv $(OLDEST)
+	$(OLDEST)/bin/python -m pip install --quiet --editable ".[dev]" \
+	  "transformers==$$(sed -nE 's/.*"transformers>=([0-9.]+),.*/\1/p' pyproject.toml).*"
+	@touch $@
 
 lint: $(STAMP)  ## ruff: style and format
 	$(BIN)/ruff check .
@@ -48,4 +59,4 @@ kernels: $(STAMP)  ## compile every kernel for GPUs that are not here: registers
 	$(BIN)/python bench/compile_kernels.py
 
 clean:  ## remove what the targets above made
-	rm -rf $(VENV) .mypy_cache .pytest_cache .ruff_cache .benchmarks out
+	rm -rf $(VENV) $(OLDEST) .mypy_cache .pytest_cache .ruff_cache .benchmarks out

@@ -2,7 +2,10 @@
 
 from sjd2 import demo
 from sjd2.config import DecodingConfig
+from sjd2.custom_generate import generate
+from sjd2.models import register_family
 from sjd2.models.companions import load_adapter, load_corrector, save_adapter, save_corrector
+from sjd2.models.vqgan import load_vq_decoder
 from sjd2.patching import (
     accelerate,
     accelerated,
@@ -23,10 +26,13 @@ __all__ = [
     "accelerated",
     "decoding_stats",
     "demo",
+    "generate",
     "load_adapter",
     "load_corrector",
+    "load_vq_decoder",
     "new_adapter",
     "new_corrector",
+    "register_family",
     "restore",
     "save_adapter",
     "save_corrector",

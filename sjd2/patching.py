@@ -9,11 +9,10 @@ from functools import partial
 from pathlib import Path
 from typing import Any, TypeVar
 
-import torch
-
-from sjd2.config import DecodingConfig, seeds_for
+from sjd2.config import DecodingConfig
+from sjd2.custom_generate import answer, last_stats
 from sjd2.kernels._dispatch import select
-from sjd2.models import family_of
+from sjd2.models import family_of, inner_model
 from sjd2.models.adapter import Adapter
 from sjd2.models.companions import (
     Kind,
@@ -25,7 +24,7 @@ from sjd2.models.companions import (
     make_corrector,
 )
 from sjd2.models.corrector import Corrector
-from sjd2.sampler import DecodingStats, decode
+from sjd2.sampler import DecodingStats
 
 M = TypeVar("M")
 
@@ -65,14 +64,12 @@ class Accelerated:
         request = family.request(*args, **own_kwargs)
         if request is None:
             own = self.replaced or partial(type(self.model).generate, self.model)
+            if not family.own_generation_mode:
+                own_kwargs.pop("generation_mode", None)
             return own(*args, **own_kwargs)
-        if seed is None:
-            seed = int(torch.randint(2**62, ()))
-        seeds = seeds_for(seed, request.images)
-        denoises = self.config.method in ("auto", "sjd2")
-        adapter = self.adapter if denoises else None
-        tokens, self.stats = decode(family, request, self.config, seeds, adapter, self.corrector)
-        return request.finish(tokens)
+        companions = (self.adapter, self.corrector)
+        result, self.stats = answer(family, request, self.config, seed, *companions)
+        return result
 
 
 def accelerate(
@@ -170,6 +167,9 @@ def restore(model: M) -> M:
         del model.generate  # type: ignore[attr-defined]
         if hook.replaced is not None:
             model.generate = hook.replaced  # type: ignore[attr-defined]
+    elif inner_model(model) is not model:
+        # It was accelerated before peft wrapped it.
+        restore(inner_model(model))
     return model
 
 
@@ -202,8 +202,11 @@ def decoding_stats(model: object) -> DecodingStats:
     Raises:
         ValueError: the model is not accelerated, or has drawn nothing yet.
     """
-    hook = _hook(model)
+    hook = _hook(model) or _hook(inner_model(model))
     if hook is None:
+        stats = last_stats(model)
+        if stats is not None:
+            return stats
         raise ValueError("the model is not accelerated: call sjd2.accelerate(model) first")
     if hook.stats is None:
         raise ValueError("the model has drawn no picture since it was accelerated")

@@ -36,6 +36,10 @@ examples:
   torchrun --nproc-per-node 8 -m sjd2 finetune --model deepseek-community/Janus-Pro-1B \\
       --data captions.jsonl --out adapter/
 """
+_CONVERT = """\
+example:
+  sjd2 convert vqgan.ckpt vqgan.safetensors
+"""
 _INFO = """\
 example:
   sjd2 info --json
@@ -171,13 +175,24 @@ def _parser() -> argparse.ArgumentParser:
     )
     _add_finetuning(learning)
 
+    convert = _command(
+        commands,
+        "convert",
+        "make a safetensors file of an old checkpoint of Chameleon's picture decoder",
+        _CONVERT,
+    )
+    convert.add_argument("source", metavar="CHECKPOINT", help="a .ckpt file; no code in it is run")
+    convert.add_argument("out", metavar="SAFETENSORS", help="takes the decoder's weights")
+    convert.add_argument("--force", action="store_true", help="replace a file that is there")
+
     info = _command(commands, "info", "versions, device and kernels", _INFO)
     info.add_argument("--json", action="store_true", help="print one JSON object")
     return parser
 
 
 def _command(commands: Any, name: str, does: str, examples: str) -> argparse.ArgumentParser:
-    captions = "CAPTION [CAPTION ...] " if name in ("generate", "compare") else ""
+    files = {"convert": "CHECKPOINT SAFETENSORS "}
+    captions = "CAPTION [CAPTION ...] " if name in ("generate", "compare") else files.get(name, "")
     parser: argparse.ArgumentParser = commands.add_parser(
         name,
         usage=f"sjd2 {name} {captions}[options]",

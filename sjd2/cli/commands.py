@@ -25,7 +25,13 @@ import sjd2
 from sjd2.cli.arguments import complain, parse
 from sjd2.cli.compare import compare, comparison_picture, comparison_table
 from sjd2.cli.drawing import DEMO, check_captions, choose_device, draw, load, verdicts
-from sjd2.cli.files import check_target, file_name, picture_paths, write_picture
+from sjd2.cli.files import (
+    check_target,
+    file_name,
+    picture_paths,
+    write_atomically,
+    write_picture,
+)
 from sjd2.config import DecodingConfig, seeds_for
 from sjd2.kernels._dispatch import select
 
@@ -168,6 +174,20 @@ def _finetune(given: argparse.Namespace) -> None:
     print(given.out)
 
 
+def _convert(given: argparse.Namespace) -> None:
+    from safetensors.torch import save
+
+    from sjd2.models.vqgan import convert_vq_checkpoint
+
+    out = Path(given.out)
+    if out.suffix != ".safetensors":
+        raise ValueError(f"{out}: must end in .safetensors")
+    check_target(out, force=given.force)
+    weights = save(convert_vq_checkpoint(given.source))
+    write_atomically(out, lambda file: file.write(weights), force=given.force)
+    print(out)
+
+
 def _info(given: argparse.Namespace) -> None:
     try:
         backend, reason = select("auto")
@@ -264,5 +284,6 @@ _COMMANDS = {
     "generate": _generate,
     "compare": _compare,
     "finetune": _finetune,
+    "convert": _convert,
     "info": _info,
 }

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from importlib import import_module
 from typing import Any
 
@@ -9,28 +10,73 @@ from sjd2.models.base import ImageModel
 
 # Class in transformers -> where its family is. A family is imported when its model is at hand:
 # importing all of transformers' model code would take seconds of everybody's time.
-_FAMILIES = {"JanusForConditionalGeneration": ("sjd2.models.janus", "Janus")}
+_FAMILIES = {
+    "ChameleonForConditionalGeneration": ("sjd2.models.chameleon", "Chameleon"),
+    "Emu3ForConditionalGeneration": ("sjd2.models.emu3", "Emu3"),
+    "JanusForConditionalGeneration": ("sjd2.models.janus", "Janus"),
+}
+_REGISTERED: dict[type, Callable[[Any], ImageModel]] = {}
+
+
+def register_family(model_class: type, family: Callable[[Any], ImageModel]) -> None:
+    """Let `accelerate` take a class of models that sjd2 does not know (see docs/own-family.md).
+
+    Args:
+        model_class: its instances, and those of classes derived from it, are taken. Registered
+            classes come before sjd2's own; registering one again replaces its family.
+        family: makes an `ImageModel` of such an instance, such as a subclass of
+            `sjd2.models.decoder.DecoderOnly`. It is called for every drawing and must be cheap.
+
+    Raises:
+        TypeError: the first is no class, or the second cannot be called.
+    """
+    if not isinstance(model_class, type) or not callable(family):
+        raise TypeError("register_family: takes a class of models, and what makes its family")
+    _REGISTERED[model_class] = family
 
 
 def family_of(model: Any) -> ImageModel:
     """The family of a transformers model.
 
     Args:
-        model: an instance of a supported class.
+        model: an instance of a supported class, wrapped by peft or not.
 
     Returns:
         The model behind the `ImageModel` protocol.
 
     Raises:
-        TypeError: no family is known for the class of the model.
+        TypeError: no family is known for the class of the model, or peft feeds it prompts that
+            it learned.
+        ValueError: a family cannot take this very model.
     """
+    model = inner_model(model)
     for ancestor in type(model).__mro__:
+        if ancestor in _REGISTERED:
+            return _REGISTERED[ancestor](model)
         if ancestor.__name__ in _FAMILIES and ancestor.__module__.startswith("transformers."):
             module, name = _FAMILIES[ancestor.__name__]
             family: ImageModel = getattr(import_module(module), name)(model)
             return family
-    supported = ", ".join(_FAMILIES)
-    raise TypeError(f"model is a {type(model).__name__}; sjd2 accelerates {supported}")
+    supported = ", ".join([*_FAMILIES, *(known.__name__ for known in _REGISTERED)])
+    raise TypeError(
+        f"model is a {type(model).__name__}; sjd2 accelerates {supported} and what "
+        "sjd2.register_family is told of"
+    )
 
 
-__all__ = ["ImageModel", "family_of"]
+def inner_model(model: Any) -> Any:
+    """The transformers model in a wrapper of peft's, whose layers act in it; else the model.
+
+    Raises:
+        TypeError: the wrapper feeds the model a prompt that it learned, which no layer knows of.
+    """
+    unwrap = getattr(type(model), "get_base_model", None)
+    if unwrap is None:
+        return model
+    if model.active_peft_config.is_prompt_learning:
+        kind = model.active_peft_config.peft_type
+        raise TypeError(f"model: peft's {kind} puts a learned prompt before every call")
+    return unwrap(model)
+
+
+__all__ = ["ImageModel", "family_of", "inner_model", "register_family"]

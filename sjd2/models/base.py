@@ -6,9 +6,11 @@ It knows nothing of windows or verification; the sampler knows no family by name
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any, Protocol
+from functools import lru_cache
+from typing import Any, Protocol, runtime_checkable
 
 import torch
 from PIL import Image
@@ -17,6 +19,24 @@ from transformers import Cache
 
 # (input_ids int64 [N, L], scores float [N, V]) -> scores, as transformers' logits processors.
 LogitsProcessor = Callable[[Tensor, Tensor], Tensor]
+
+
+@runtime_checkable
+class PlacedProcessor(Protocol):
+    """A logits processor that has to know where in the batch and in the picture its rows stand."""
+
+    def placed(self, input_ids: Tensor, scores: Tensor, images: Tensor, drawn: Tensor) -> Tensor:
+        """Process one row per column of a batch of windows.
+
+        Args:
+            input_ids: int64 [N, L], prompts and what is drawn behind them, padded on the left.
+            scores: float [N, V], guided logits of the image tokens.
+            images: int64 [N], the picture of every row.
+            drawn: int64 [N], tokens of the picture before the row's column.
+
+        Returns:
+            [N, V], the scores afterwards.
+        """
 
 
 @dataclass(frozen=True)
@@ -30,6 +50,8 @@ class Prompt:
     lengths: Tensor  # int64 [R], tokens of every row, at least 1
     ids: Tensor  # int64 [B, L], conditional rows left-padded, as logits processors see prompts
     pad_id: int  # what they are padded with
+    # int64 [V], what processors know the image tokens as; None where images have ids of their own.
+    vocabulary: Tensor | None = None
 
 
 @dataclass(frozen=True)
@@ -41,7 +63,7 @@ class Sampling:
     top_k: int = 0
     top_p: float = 1.0
     guidance_scale: float = 1.0
-    processors: tuple[LogitsProcessor, ...] = ()
+    processors: tuple[LogitsProcessor | PlacedProcessor, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -51,6 +73,8 @@ class Request:
     prompt: Prompt
     sampling: Sampling
     finish: Callable[[Tensor], Any]  # tokens int64 [B, N] -> what `generate` returns
+    # Told of int64 [B, n], the tokens that all pictures have so far, as they become more.
+    follow: Callable[[Tensor], None] | None = None
 
     @property
     def images(self) -> int:
@@ -59,13 +83,19 @@ class Request:
 
 
 class ImageModel(Protocol):
-    """A family: one model class of transformers, seen as a drawer of image tokens."""
+    """A family: one model class of transformers, seen as a drawer of image tokens.
 
-    vocab_size: int  # image tokens; ids here run from 0 to vocab_size - 1
+    An instance serves one call of `generate`. Where the call chooses the size of the picture,
+    `request` settles `vocab_size`, `length`, `row_width` and `grammar`; before it they are those of
+    the size that the model is known for.
+    """
+
+    vocab_size: int  # image tokens and the grammar's; ids here run from 0 to vocab_size - 1
     length: int  # tokens in a picture
     row_width: int  # tokens in a row of the picture
     grammar: Tensor | None  # int64 [length], forced token of every position, -1 where free
     backbone: nn.Module  # the layers that `hidden` runs; adapters act on its linear ones
+    own_generation_mode: bool  # whether the model's own `generate` takes `generation_mode`
 
     def request(self, *args: Any, **kwargs: Any) -> Request | None:
         """Understand the arguments of `generate`; None where the model's own must answer.
@@ -99,6 +129,50 @@ class ImageModel(Protocol):
         Raises:
             ValueError: the processor makes pictures of another number of tokens.
         """
+
+
+def run_backbone(
+    backbone: Any, embeddings: Tensor, positions: Tensor, mask: Tensor, cache: Cache
+) -> Tensor:
+    """One forward of a transformers decoder; arguments and result as `ImageModel.hidden`."""
+    hidden: Tensor = backbone(
+        inputs_embeds=embeddings,
+        attention_mask=mask_for(backbone.config, mask, embeddings.dtype),
+        position_ids=positions,
+        use_cache=True,
+        **{_cache_argument(backbone.__class__): cache},
+    ).last_hidden_state
+    return hidden
+
+
+@lru_cache
+def _cache_argument(backbone: Any) -> str:
+    """What a class calls its cache: transformers 5.24 renamed it, and warns of the old name."""
+    known = inspect.signature(backbone.forward).parameters
+    return "cache" if "cache" in known else "past_key_values"
+
+
+def check_attention(model: Any, config: Any) -> None:
+    """Refuse a model that a window over the whole prefix would not be faithful to.
+
+    Args:
+        model: a transformers model.
+        config: its text model's configuration.
+
+    Raises:
+        ValueError: some layer is recurrent, or sees part of the prefix only.
+    """
+    kinds = set(getattr(config, "layer_types", None) or ())
+    if not kinds and getattr(config, "sliding_window", None) is not None:
+        kinds = {"sliding_attention"}
+    if getattr(model, "_is_stateful", False):
+        kinds.add("recurrent")
+    odd = sorted(kinds - {"full_attention"})
+    if odd:
+        raise ValueError(
+            f"model: a {type(model).__name__} with layers of kind {', '.join(odd)}; windows are "
+            "decoded where every layer attends to the whole prefix"
+        )
 
 
 def mask_for(config: Any, mask: Tensor, dtype: torch.dtype) -> Tensor:

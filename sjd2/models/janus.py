@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import inspect
-import math
 import warnings
 from collections.abc import Sequence
 from typing import Any
@@ -14,7 +12,15 @@ from torch import Tensor
 from transformers import Cache, GenerationConfig, JanusForConditionalGeneration
 from transformers.generation import GenerateDecoderOnlyOutput, GenerationMode
 
-from sjd2.models.base import LogitsProcessor, Prompt, Request, Sampling, mask_for
+from sjd2.models.base import (
+    LogitsProcessor,
+    Prompt,
+    Request,
+    Sampling,
+    check_attention,
+    run_backbone,
+)
+from sjd2.models.checks import check_room, checked_ids, checked_sampling, unpadded
 
 # Settings of transformers' GenerationConfig that image generation reads here.
 _HONOURED = {
@@ -61,6 +67,7 @@ class Janus:
     """
 
     grammar: Tensor | None = None
+    own_generation_mode = True
 
     def __init__(self, model: JanusForConditionalGeneration) -> None:
         self.model = model
@@ -68,9 +75,7 @@ class Janus:
         self.row_width: int = model.config.vq_config.num_patches
         self.length: int = model.config.vision_config.num_image_tokens
         self.backbone = model.model.language_model
-        # transformers 5.24 renamed the argument, and warns of the name it had before.
-        known = inspect.signature(type(self.backbone).forward).parameters
-        self._cache = "cache" if "cache" in known else "past_key_values"
+        check_attention(self.backbone, self.backbone.config)
 
     def embedding_table(self) -> Tensor:
         """See `ImageModel`."""
@@ -80,14 +85,7 @@ class Janus:
 
     def hidden(self, embeddings: Tensor, positions: Tensor, mask: Tensor, cache: Cache) -> Tensor:
         """See `ImageModel`."""
-        hidden: Tensor = self.backbone(
-            inputs_embeds=embeddings,
-            attention_mask=mask_for(self.backbone.config, mask, embeddings.dtype),
-            position_ids=positions,
-            **{self._cache: cache},
-            use_cache=True,
-        ).last_hidden_state
-        return hidden
+        return run_backbone(self.backbone, embeddings, positions, mask, cache)
 
     def logits(self, hidden: Tensor) -> Tensor:
         """See `ImageModel`."""
@@ -133,7 +131,11 @@ class Janus:
         input_ids = rest.pop("input_ids", None) if inputs is None else inputs
         _refuse_unsupported({**asked, **rest}, self.length)
         sampling = _sampling(config, tuple(logits_processor or ()))
-        input_ids, attention_mask = self._checked_prompt(input_ids, attention_mask)
+        text = self.model.config.text_config
+        input_ids, attention_mask = checked_ids(
+            input_ids, attention_mask, self.model.device, text.vocab_size
+        )
+        check_room(input_ids.shape[1], self.length, text.max_position_embeddings)
         repeats = config.num_return_sequences or 1
         input_ids = input_ids.repeat_interleave(repeats, dim=0)
         attention_mask = attention_mask.repeat_interleave(repeats, dim=0)
@@ -147,50 +149,11 @@ class Janus:
 
         return Request(prompt, sampling, finish)
 
-    def _checked_prompt(
-        self, input_ids: Tensor | None, attention_mask: Tensor | None
-    ) -> tuple[Tensor, Tensor]:
-        """The prompt and its mask, or an error that says what is wrong with them."""
-        if not isinstance(input_ids, Tensor):
-            raise ValueError("input_ids: a tensor of prompt tokens is needed to draw an image")
-        if input_ids.ndim != 2 or 0 in input_ids.shape:
-            raise ValueError(f"input_ids: shape {tuple(input_ids.shape)}, must be (batch, tokens)")
-        if input_ids.dtype not in (torch.int32, torch.int64):
-            raise ValueError(f"input_ids: dtype {input_ids.dtype}, must be torch.int64 or int32")
-        if attention_mask is None:
-            attention_mask = torch.ones_like(input_ids)
-        for name, tensor in (("input_ids", input_ids), ("attention_mask", attention_mask)):
-            if tensor.device != self.model.device:
-                raise ValueError(
-                    f"{name} is on {tensor.device}, the model on {self.model.device}: move it there"
-                )
-        if attention_mask.shape != input_ids.shape:
-            raise ValueError(
-                f"attention_mask: shape {tuple(attention_mask.shape)}, must be that of input_ids, "
-                f"{tuple(input_ids.shape)}"
-            )
-        mask = attention_mask.bool()
-        if not mask[:, -1].all() or (mask[:, :-1] & ~mask[:, 1:]).any():
-            raise ValueError("attention_mask: prompts must be padded on the left")
-        text_vocabulary = self.model.config.text_config.vocab_size
-        if input_ids.min() < 0 or input_ids.max() >= text_vocabulary:
-            raise ValueError(f"input_ids: tokens must be in 0..{text_vocabulary - 1}")
-        longest = self.model.config.text_config.max_position_embeddings - self.length
-        if input_ids.shape[1] > longest:
-            raise ValueError(
-                f"input_ids: the prompt has {input_ids.shape[1]} tokens; with an image of "
-                f"{self.length} tokens this model has room for {longest}"
-            )
-        return input_ids, mask
-
     def _prompt(
         self, input_ids: Tensor, mask: Tensor, config: GenerationConfig, guidance_scale: float
     ) -> Prompt:
         """Embed the prompts, unpadded; with guidance append their unconditional twins."""
-        lengths = mask.sum(dim=1)
-        width = input_ids.shape[1]
-        shift = torch.arange(width, device=input_ids.device) + (width - lengths)[:, None]
-        aligned = input_ids.gather(1, shift.clamp(max=width - 1))
+        aligned, lengths = unpadded(input_ids, mask)
         if guidance_scale != 1.0:
             aligned = torch.cat((aligned, _unconditional(aligned, config)))
             lengths = lengths.repeat(2)
@@ -240,18 +203,11 @@ def _sampling(config: GenerationConfig, processors: tuple[LogitsProcessor, ...])
             stacklevel=5,
         )
         scale = _DEFAULT_GUIDANCE
-    if not (math.isfinite(scale) and scale >= 1):
-        raise ValueError(f"guidance_scale={scale}: must be a number of at least 1 (1 = off)")
-    if not config.do_sample:
-        return Sampling(False, guidance_scale=float(scale), processors=processors)
-    temperature = 1.0 if config.temperature is None else config.temperature
-    top_k, top_p = config.top_k or 0, 1.0 if config.top_p is None else config.top_p
-    if not (math.isfinite(temperature) and temperature > 0):
-        raise ValueError(
-            f"temperature={temperature}: must be a number above 0 (do_sample=False is greedy)"
-        )
-    if not isinstance(top_k, int) or top_k < 0:
-        raise ValueError(f"top_k={top_k}: must be an integer of at least 0 (0 = off)")
-    if not 0 < top_p <= 1:
-        raise ValueError(f"top_p={top_p}: must be above 0 and at most 1 (1 = off)")
-    return Sampling(True, float(temperature), top_k, float(top_p), float(scale), processors)
+    return checked_sampling(
+        do_sample=bool(config.do_sample),
+        guidance_scale=scale,
+        temperature=config.temperature,
+        top_k=config.top_k,
+        top_p=config.top_p,
+        processors=processors,
+    )

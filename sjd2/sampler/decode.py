@@ -31,7 +31,7 @@ from sjd2.kernels import Rules, Verdict, verify_window
 from sjd2.kernels._dispatch import select, using
 from sjd2.kernels.reference.target import guide
 from sjd2.models.adapter import Adapter, Gate
-from sjd2.models.base import ImageModel, Prompt, Request, Sampling
+from sjd2.models.base import ImageModel, PlacedProcessor, Prompt, Request, Sampling
 from sjd2.models.corrector import Corrector
 from sjd2.sampler.correction import Correction
 from sjd2.sampler.noise import Trajectory
@@ -137,6 +137,8 @@ def decode(
                 pace = committed / len(seeds) / recorder.iterations
                 bar.set_postfix_str(f"{pace:.1f} tokens per forward", refresh=False)
                 bar.update(committed - bar.n)
+                if request.follow is not None:
+                    request.follow(state.tokens[:, : state.complete])
 
     stats = recorder.stats(
         _method(config, adapter),
@@ -196,13 +198,20 @@ def _process(logits: Tensor, state: DecodingState, prompt: Prompt, sampling: Sam
     """
     guided = guide(logits, sampling.guidance_scale)
     prompts = prompt.ids[state.rows]
-    texts = torch.cat((prompts, state.standing()), dim=1)
+    drawn = state.standing()
+    if prompt.vocabulary is not None:
+        drawn = prompt.vocabulary[drawn]
+    texts = torch.cat((prompts, drawn), dim=1)
     ends = prompts.shape[1] + state.columns()
     longest = int(ends.max())
     at = torch.arange(longest, device=ends.device) - longest + ends[..., None]
     rows = torch.arange(len(texts), device=ends.device)[:, None, None]
     prefixes = torch.where(at >= 0, texts[rows, at.clamp(min=0)], prompt.pad_id).flatten(0, 1)
     scores = guided.flatten(0, 1)
+    places = (state.rows[:, None].expand_as(state.columns()).flatten(), state.columns().flatten())
     for processor in sampling.processors:
-        scores = processor(prefixes, scores)
+        if isinstance(processor, PlacedProcessor):
+            scores = processor.placed(prefixes, scores, *places)
+        else:
+            scores = processor(prefixes, scores)
     return scores.view_as(guided)

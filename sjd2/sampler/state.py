@@ -52,6 +52,7 @@ class DecodingState:
         room = prompt.embeddings.shape[1] + model.length + width
         self.cache = WindowCache(self.copies * images, room, device)
         self.iteration = 1
+        self.complete = 0  # tokens that every picture has, as far as the host has been told
         self.noise: Noise | None = None
         if trajectory is not None:
             self.noise = Noise(trajectory, table, self.window, self.seed, model.grammar)
@@ -99,6 +100,7 @@ class DecodingState:
         """
         gone = len(self.tokens) - len(self.rows)
         positions: list[int] = self.position.tolist()
+        self.complete = min([self.length, *positions])
         unfinished = [row for row, at in enumerate(positions) if at < self.length]
         if len(unfinished) <= _WORTH_KEEPING * len(positions):
             self._keep_rows(torch.tensor(unfinished, dtype=torch.int64, device=self.rows.device))

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import pytest
 import torch
 
+from sjd2.kernels import _philox
 from sjd2.kernels._philox import Stream
 from sjd2.kernels.reference.verify_window import PhiloxDraws
 
@@ -56,3 +58,28 @@ def test_fresh_tokens_are_uniform_and_change_with_the_iteration() -> None:
     counts = torch.bincount((first * 5 + second).flatten(), minlength=25).double()
     expected = ROWS / 25
     assert ((counts - expected) ** 2 / expected).sum() < 24 + 10 * 48**0.5
+
+
+@pytest.mark.parametrize("vocab_size", [3, 50, 1001])
+def test_a_token_has_its_noise_alone_or_in_company(vocab_size: int) -> None:
+    """Kills: odd and even tokens exchanged, a word of the key cut off."""
+    seed, position = torch.tensor([3, 2**40 + 7, 2**62]), torch.tensor([0, 9, 2**30])
+    noise = _philox.gumbel(seed, position, 5, Stream.RESIDUAL, vocab_size)
+    token = torch.arange(vocab_size).repeat(3, 1)
+    seed, position = (one[:, None].repeat(1, vocab_size) for one in (seed, position))
+    alone = _philox.gumbel_of(seed, position, 5, Stream.RESIDUAL, token)
+    torch.testing.assert_close(alone, noise, atol=0, rtol=1e-6)
+
+
+def test_possible_tokens_race_as_if_all_ran() -> None:
+    """Where few tokens are possible only they get noise; the winner is the same.
+
+    Kills: a law read at another row, impossible tokens that win, no-numbers taken for possible.
+    """
+    torch.manual_seed(0)
+    laws = torch.randn(200, 60).masked_fill(torch.rand(200, 60) > 0.1, -torch.inf)
+    laws[7], laws[8, 3] = -torch.inf, torch.nan
+    rows, columns = torch.arange(200), torch.arange(200) % 7
+    noise = _philox.gumbel(rows, columns, 1, Stream.RESIDUAL, 60)
+    expected = (laws + noise).argmax(dim=-1)
+    assert torch.equal(draws().choose(laws, rows, columns, Stream.RESIDUAL), expected)

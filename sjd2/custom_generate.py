@@ -1,0 +1,125 @@
+"""Pictures by transformers' `custom_generate`, without a hook on the model."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+from weakref import WeakKeyDictionary
+
+import torch
+
+from sjd2.config import DecodingConfig, seeds_for
+from sjd2.models import ImageModel, family_of
+from sjd2.models.adapter import Adapter
+from sjd2.models.base import Request
+from sjd2.models.corrector import Corrector
+from sjd2.sampler import DecodingStats, decode
+
+Seed = int | Sequence[int] | None
+
+# The account of the last call on every model that was drawn with but not accelerated.
+_LAST: WeakKeyDictionary[Any, DecodingStats] = WeakKeyDictionary()
+
+
+def answer(
+    family: ImageModel,
+    request: Request,
+    config: DecodingConfig,
+    seed: Seed,
+    adapter: Adapter | None = None,
+    corrector: Corrector | None = None,
+) -> tuple[Any, DecodingStats]:
+    """Draw what a request asks for.
+
+    Args:
+        family: made the request.
+        request: prompts and what is done to the logits.
+        config: how to decode.
+        seed: as in `DecodingConfig`; that of `config` is not looked at.
+        adapter: what lets the model read noise.
+        corrector: re-drafts windows between forwards.
+
+    Returns:
+        What `generate` returns, and what it took.
+
+    Raises:
+        ValueError: a seed out of range, or a list of another length than there are pictures.
+
+    RNG: counter-addressed by seed; without one, one draw from torch's default generator.
+    """
+    if seed is None:
+        seed = int(torch.randint(2**62, ()))
+    denoises = config.method in ("auto", "sjd2")
+    seeds = seeds_for(seed, request.images)
+    adapter = adapter if denoises else None
+    tokens, stats = decode(family, request, config, seeds, adapter, corrector)
+    return request.finish(tokens), stats
+
+
+def generate(
+    model: Any,
+    input_ids: torch.Tensor,
+    logits_processor: Sequence[Any],
+    stopping_criteria: Sequence[Any],
+    generation_config: Any,
+    *,
+    decoding: DecodingConfig | None = None,
+    seed: Seed = None,
+    image_sizes: Any = None,
+    generation_mode: str = "image",
+    **model_kwargs: Any,
+) -> Any:
+    """A decoding loop for `model.generate(..., custom_generate=sjd2.generate)`.
+
+    Only families that draw by transformers' own `generate` reach it: Emu3, Chameleon and those of
+    one's own. `decoding_stats(model)` gives the account of the last call.
+
+    Args:
+        model: a supported transformers model; nothing is set on it.
+        input_ids: int64 [B, L], and the next three: as transformers' `generate` prepares them.
+        logits_processor: guidance, processors and warpers.
+        stopping_criteria: end of sequence and greatest length; others are refused.
+        generation_config: every setting.
+        decoding: how to decode; None is `DecodingConfig()`. Method "sjd2" needs an adapter, hence
+            `accelerate`.
+        seed: as in `DecodingConfig`.
+        image_sizes: (height, width) of every picture in tokens, where the prompt does not say.
+        generation_mode: "image".
+        **model_kwargs: the attention mask, and what `generate` adds.
+
+    Returns:
+        What `generate` returns: int64 [B, L + N], or a `GenerateDecoderOnlyOutput`.
+
+    Raises:
+        TypeError: no family is known for the model, or `decoding` is no `DecodingConfig`.
+        ValueError: something that cannot be honoured, or a model that draws otherwise.
+
+    RNG: counter-addressed by seed; without one, one draw from torch's default generator.
+    """
+    config = DecodingConfig() if decoding is None else decoding
+    if not isinstance(config, DecodingConfig):
+        raise TypeError(f"decoding is a {type(config).__name__}, must be a DecodingConfig")
+    if config.method == "sjd2" or not config.exact:
+        raise ValueError("decoding: method 'sjd2' needs an adapter; use sjd2.accelerate")
+    if generation_mode != "image":
+        raise ValueError(f"generation_mode={generation_mode!r}: sjd2.generate draws images only")
+    family = family_of(model)
+    prepared = getattr(family, "prepared", None)
+    if prepared is None:
+        raise ValueError(f"a {type(model).__name__} draws by its own generate: use accelerate")
+    request = prepared(
+        input_ids,
+        logits_processor,
+        stopping_criteria,
+        generation_config,
+        image_sizes=image_sizes,
+        **model_kwargs,
+    )
+    seed = config.seed if seed is None else seed
+    result, _LAST[model] = answer(family, request, config, seed)
+    return result
+
+
+def last_stats(model: Any) -> DecodingStats | None:
+    """The account of the last call of `generate` on a model, if there was one."""
+    return _LAST.get(model)

@@ -1,0 +1,123 @@
+"""What families check alike before any forward: prompts, and what is done to the logits."""
+
+from __future__ import annotations
+
+import math
+
+import torch
+from torch import Tensor
+
+from sjd2.models.base import LogitsProcessor, PlacedProcessor, Sampling
+
+
+def checked_ids(
+    input_ids: object,
+    attention_mask: Tensor | None,
+    device: torch.device,
+    vocab_size: int,
+    names: tuple[str, str] = ("input_ids", "attention_mask"),
+) -> tuple[Tensor, Tensor]:
+    """Prompt tokens and their mask, or an error that says what is wrong with them.
+
+    Args:
+        input_ids: what was given as int [B, L].
+        attention_mask: what was given with it, [B, L], or None for all ones.
+        device: where the model is.
+        vocab_size: ids that the model has.
+        names: of the two, as the caller knows them.
+
+    Returns:
+        The ids as they are, and the mask as bool [B, L].
+
+    Raises:
+        ValueError: no tensor, or one of another shape, dtype or device; ids that the model does not
+            have; padding that is not on the left.
+    """
+    ids_name, mask_name = names
+    if not isinstance(input_ids, Tensor):
+        raise ValueError(f"{ids_name}: a tensor of prompt tokens is needed to draw an image")
+    if input_ids.ndim != 2 or 0 in input_ids.shape:
+        raise ValueError(f"{ids_name}: shape {tuple(input_ids.shape)}, must be (batch, tokens)")
+    if input_ids.dtype not in (torch.int32, torch.int64):
+        raise ValueError(f"{ids_name}: dtype {input_ids.dtype}, must be torch.int64 or int32")
+    if attention_mask is None:
+        attention_mask = torch.ones_like(input_ids)
+    for name, tensor in ((ids_name, input_ids), (mask_name, attention_mask)):
+        if tensor.device != device:
+            raise ValueError(f"{name} is on {tensor.device}, the model on {device}: move it there")
+    if attention_mask.shape != input_ids.shape:
+        raise ValueError(
+            f"{mask_name}: shape {tuple(attention_mask.shape)}, must be that of {ids_name}, "
+            f"{tuple(input_ids.shape)}"
+        )
+    mask = attention_mask.bool()
+    if not mask[:, -1].all() or (mask[:, :-1] & ~mask[:, 1:]).any():
+        raise ValueError(f"{mask_name}: prompts must be padded on the left")
+    if input_ids.min() < 0 or input_ids.max() >= vocab_size:
+        raise ValueError(f"{ids_name}: tokens must be in 0..{vocab_size - 1}")
+    return input_ids, mask
+
+
+def check_room(prompt: int, length: int, positions: int) -> None:
+    """See whether a prompt and a picture fit the positions that a model knows.
+
+    Raises:
+        ValueError: they do not.
+    """
+    if prompt > positions - length:
+        raise ValueError(
+            f"input_ids: the prompt has {prompt} tokens; with an image of {length} tokens this "
+            f"model has room for {positions - length}"
+        )
+
+
+def unpadded(prompts: Tensor, mask: Tensor) -> tuple[Tensor, Tensor]:
+    """Move every row's own tokens to the front.
+
+    Args:
+        prompts: [B, L] or [B, L, D], padded on the left.
+        mask: bool [B, L].
+
+    Returns:
+        The rows, with anything behind their tokens, and how many they have, int64 [B].
+    """
+    lengths = mask.sum(dim=1)
+    width = prompts.shape[1]
+    shift = torch.arange(width, device=prompts.device) + (width - lengths)[:, None]
+    rows = torch.arange(len(prompts), device=prompts.device)[:, None]
+    return prompts[rows, shift.clamp(max=width - 1)], lengths
+
+
+def checked_sampling(
+    *,
+    do_sample: bool,
+    guidance_scale: float,
+    temperature: float | None = None,
+    top_k: int | None = None,
+    top_p: float | None = None,
+    processors: tuple[LogitsProcessor | PlacedProcessor, ...] = (),
+) -> Sampling:
+    """What is done to the logits; None is what transformers takes it for: nothing.
+
+    Raises:
+        ValueError: a value out of range.
+    """
+    if not (math.isfinite(guidance_scale) and guidance_scale >= 1):
+        raise ValueError(
+            f"guidance_scale={guidance_scale}: must be a number of at least 1 (1 = off)"
+        )
+    if not do_sample:
+        return Sampling(False, guidance_scale=float(guidance_scale), processors=processors)
+    temperature = 1.0 if temperature is None else temperature
+    top_k, top_p = top_k or 0, 1.0 if top_p is None else top_p
+    if not (math.isfinite(temperature) and temperature > 0):
+        raise ValueError(
+            f"temperature={temperature}: must be a number above 0 (do_sample=False is greedy)"
+        )
+    if not isinstance(top_k, int) or top_k < 0:
+        raise ValueError(f"top_k={top_k}: must be an integer of at least 0 (0 = off)")
+    if not 0 < top_p <= 1:
+        raise ValueError(f"top_p={top_p}: must be above 0 and at most 1 (1 = off)")
+    return Sampling(
+        True, float(temperature), top_k, float(top_p), float(guidance_scale), processors
+    )

@@ -1,0 +1,375 @@
+"""A model whose image tokens are words of its one vocabulary, through transformers' `generate`.
+
+Emu3 and Chameleon are of this kind, and so is a plain language model that was taught to draw: a
+family of one's own derives from `DecoderOnly` (see docs/own-family.md).
+"""
+
+from __future__ import annotations
+
+import sys
+import warnings
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from PIL import Image
+from torch import Tensor, nn
+from torch.nn import functional as F
+from transformers import Cache, GenerationConfig
+from transformers.generation import GenerateDecoderOnlyOutput
+
+from sjd2.models.base import PlacedProcessor, Prompt, Request, check_attention, run_backbone
+from sjd2.models.checks import check_room, checked_ids, checked_sampling, unpadded
+from sjd2.models.layout import Layout, one_size
+from sjd2.models.processors import InVocabulary, Steps, taken_apart
+from sjd2.models.stock import (
+    OtherGenerationError,
+    Streaming,
+    check_limit,
+    refuse_arguments,
+    refuse_settings,
+    sets_length,
+)
+
+
+class DecoderOnly:
+    """A decoder-only model of transformers as an `ImageModel`.
+
+    Image tokens are numbered by their ids in the vocabulary, ascending, and the fixed tokens of the
+    layout follow. Only these rows of the head are computed.
+
+    Args:
+        model: the transformers model; it is used as it is and never changed.
+        image_ids: ids of all image tokens in the model's vocabulary.
+        image_start_id: the token that ends the prompt of a picture.
+        layout: of a picture of the size that the model is known for.
+        backbone: the decoder; None is `model.base_model`.
+        grammar_ids: the fixed tokens of all layouts, which keep their numbers from one layout to
+            another; None takes those of `layout`.
+
+    Raises:
+        ValueError: the model has recurrent or sliding-window layers, scales its logits, or lacks
+            an id.
+    """
+
+    own_generation_mode = False  # transformers' generate has no argument of this name
+
+    vocab_size: int
+    length: int
+    row_width: int
+    grammar: Tensor | None
+
+    def __init__(
+        self,
+        model: Any,
+        image_ids: Sequence[int],
+        image_start_id: int,
+        layout: Layout,
+        backbone: nn.Module | None = None,
+        grammar_ids: Sequence[int] | None = None,
+    ) -> None:
+        self.model = model
+        self.backbone: Any = model.base_model if backbone is None else backbone
+        self.head: Any = model.get_output_embeddings()
+        self.image_ids, self.image_start_id = sorted(set(image_ids)), image_start_id
+        config: Any = self.backbone.config
+        check_attention(model, config)
+        self.vocabulary: int = config.vocab_size
+        self.positions: int = getattr(config, "max_position_embeddings", sys.maxsize)
+        for name in ("final_logit_softcapping", "logit_scale", "logits_scaling"):
+            if getattr(config, name, None) not in (None, 1, 1.0):
+                raise ValueError(f"model: {name}={getattr(config, name)} is not implemented here")
+        if not self.image_ids:
+            raise ValueError(f"model: a {type(model).__name__} whose vocabulary has no image token")
+        fixed = dict.fromkeys(layout.forced_ids if grammar_ids is None else grammar_ids)
+        grammar = [token for token in fixed if token not in set(self.image_ids)]
+        self._known = torch.tensor([*self.image_ids, *grammar])
+        greatest = int(self._known.max())
+        if greatest >= self.vocabulary:
+            raise ValueError(f"model: its vocabulary of {self.vocabulary} lacks token {greatest}")
+        self.ids, self.vocab_size = self._known.to(model.device), len(self._known)
+        self._head_rows: tuple[Tensor, Tensor | None] | None = None
+        self.lay_out(layout)
+
+    # What a family may have its own way with.
+
+    def asks_for_picture(self, input_ids: Tensor) -> Tensor:
+        """Which prompts [B, L] end where a picture begins: bool [B]."""
+        return input_ids[:, -1] == self.image_start_id
+
+    def layout_of(self, input_ids: Tensor, image_sizes: Any) -> Layout:
+        """The layout of the pictures that prompts [B, L] ask for.
+
+        Args:
+            input_ids: int [B, L].
+            image_sizes: (height, width) of every picture in tokens, or None.
+
+        Raises:
+            ValueError: a size that the model cannot draw, or several.
+        """
+        if image_sizes is None:
+            return self.layout
+        height, width = one_size(image_sizes)
+        if (height, width) != (self.layout.height, self.layout.width):
+            raise ValueError(
+                f"image_sizes: {height}x{width} tokens, but this model draws "
+                f"{self.layout.height}x{self.layout.width}"
+            )
+        return self.layout
+
+    def unconditional_ids(self, input_ids: Tensor) -> Tensor:
+        """What guidance compares prompts [B, L] with, where no negative prompt is given: [B, L'].
+
+        As upstream: the last token.
+        """
+        return input_ids[:, -1:]
+
+    # The protocol.
+
+    def lay_out(self, layout: Layout) -> None:
+        """Settle what depends on the size of the picture.
+
+        Raises:
+            ValueError: fixed tokens that the family does not know of.
+        """
+        odd = set(layout.forced_ids) - set(self._known.tolist())
+        if odd:
+            raise ValueError(f"layout: fixed tokens {sorted(odd)} are none of the grammar's")
+        self.layout, self.length, self.row_width = layout, layout.length, layout.row_width
+        forced = layout.forced()
+        is_free = bool((forced < 0).all())
+        self.grammar = None if is_free else self.numbered(forced).to(self.model.device)
+
+    def numbered(self, ids: Tensor) -> Tensor:
+        """Ids of the vocabulary as the numbers that the sampler knows tokens by; -1 stays."""
+        number = torch.full((self.vocabulary + 1,), -1, device=ids.device)
+        number[self._known.to(ids.device)] = torch.arange(len(self._known), device=ids.device)
+        return number[ids]
+
+    def embedding_table(self) -> Tensor:
+        """See `ImageModel`."""
+        table: Tensor = self.model.get_input_embeddings()(self.ids)
+        return table
+
+    def hidden(self, embeddings: Tensor, positions: Tensor, mask: Tensor, cache: Cache) -> Tensor:
+        """See `ImageModel`. The decoder itself: it knows no mask over image logits."""
+        return run_backbone(self.backbone, embeddings, positions, mask, cache)
+
+    def logits(self, hidden: Tensor) -> Tensor:
+        """See `ImageModel`. Tokens of the grammar are never drawn, only forced."""
+        if not self._has_plain_head:
+            logits: Tensor = self.head(hidden)[..., self.ids]
+        else:
+            # While the head is being trained, a copy of its rows would be of yesterday's.
+            rows = None if torch.is_grad_enabled() else self._head_rows
+            logits = F.linear(hidden, *(rows or self._rows_of_head()))
+        # Not minus infinity: guidance subtracts one half of the batch from the other.
+        logits[..., len(self.image_ids) :] = torch.finfo(logits.dtype).min
+        return logits
+
+    def encode(self, pictures: Sequence[Image.Image], processor: Any) -> Tensor:
+        """See `ImageModel`."""
+        raise ValueError(f"{type(self).__name__} has no tokenizer of pictures")
+
+    def request(self, *args: Any, **kwargs: Any) -> Request | None:
+        """See `ImageModel`. The arguments are those of transformers' `generate`.
+
+        Beside them, `generation_mode` ("image", "text" or None: what the prompt asks for) and
+        `image_sizes`, (height, width) of every picture in tokens.
+        """
+        mode = kwargs.pop("generation_mode", None)
+        if mode not in (None, "image", "text"):
+            raise ValueError(f"generation_mode={mode!r}: must be 'image' or 'text'")
+        given = args[0] if args else kwargs.get("inputs")
+        input_ids = kwargs.get("input_ids") if given is None else given
+        if mode == "text" or (mode is None and not self._draws(input_ids)):
+            return None
+        try:
+            return self._through_stock(input_ids, args, kwargs)
+        except OtherGenerationError as other:
+            warnings.warn(f"{other}: the model's own generate answers this call", stacklevel=3)
+            return None
+
+    def _through_stock(
+        self, input_ids: Any, args: tuple[Any, ...], kwargs: dict[str, Any]
+    ) -> Request:
+        """Let transformers' `generate` prepare a call, and take what it hands to its loop."""
+        refuse_arguments(kwargs)
+        device, mask = self.model.device, kwargs.get("attention_mask")
+        input_ids, _ = checked_ids(input_ids, mask, device, self.vocabulary)
+        layout = self._checked_layout(input_ids, kwargs.get("image_sizes"))
+        check_limit("max_length", kwargs.get("max_length"), layout.length, input_ids.shape[1])
+        if not sets_length(kwargs):
+            kwargs["max_new_tokens"] = layout.length
+        # Upstream would feed it the prompts and then forget it.
+        streamer = kwargs.pop("streamer", None)
+
+        def capture(model: Any, *prepared: Any, image_sizes: Any = None, **more: Any) -> Any:
+            more["streamer"] = streamer
+            return self.prepared(*prepared, image_sizes=image_sizes, **more)
+
+        request: Request = type(self.model).generate(
+            self.model, *args, custom_generate=capture, **kwargs
+        )
+        return request
+
+    def prepared(
+        self,
+        input_ids: Tensor,
+        logits_processor: Sequence[Any],
+        stopping_criteria: Sequence[Any],
+        generation_config: GenerationConfig,
+        *,
+        attention_mask: Tensor | None = None,
+        image_sizes: Any = None,
+        inputs_embeds: Tensor | None = None,
+        streamer: Any = None,
+        **rest: Any,
+    ) -> Request:
+        """The request that `generate` has prepared for a custom decoding loop.
+
+        Args:
+            input_ids: int [B, L], expanded for `num_return_sequences`.
+            logits_processor: guidance, processors and warpers.
+            stopping_criteria: what else would end the text.
+            generation_config: every setting.
+            attention_mask: [B, L], None where nothing is padded.
+            image_sizes: (height, width) of every picture in tokens, or None.
+            inputs_embeds: float [B, L, D], fed in place of the ids, or None.
+            streamer: of transformers, or None.
+            **rest: what else would go to the model.
+
+        Raises:
+            OtherGenerationError: beam search and the like.
+            ValueError: something that cannot be honoured.
+        """
+        refuse_settings(generation_config, stopping_criteria, rest)
+        input_ids, mask = checked_ids(input_ids, attention_mask, self.model.device, self.vocabulary)
+        layout = self._checked_layout(input_ids, image_sizes)
+        check_limit("max_new_tokens", generation_config.max_new_tokens, layout.length)
+        steps = taken_apart(logits_processor)
+        self.lay_out(layout)
+        sampling = checked_sampling(
+            do_sample=bool(generation_config.do_sample),
+            guidance_scale=1.0 if steps.guidance is None else steps.guidance.guidance_scale,
+            temperature=steps.temperature,
+            top_k=steps.top_k,
+            top_p=steps.top_p,
+            processors=self._others(steps, input_ids),
+        )
+        prompt = self._prompt(input_ids, mask, inputs_embeds, steps.guidance, generation_config)
+        if self._has_plain_head:
+            self._head_rows = self._rows_of_head()
+        ids, returns_dict = self.ids, bool(generation_config.return_dict_in_generate)
+
+        def finish(tokens: Tensor) -> Tensor | GenerateDecoderOnlyOutput:
+            sequences = torch.cat((input_ids, ids[tokens].to(input_ids.dtype)), dim=1)
+            return GenerateDecoderOnlyOutput(sequences=sequences) if returns_dict else sequences
+
+        if streamer is None:
+            return Request(prompt, sampling, finish)
+        return Request(prompt, sampling, finish, Streaming(streamer, input_ids, ids, self.length))
+
+    def _draws(self, input_ids: Any) -> bool:
+        """Whether a call asks for pictures, by its prompts.
+
+        Raises:
+            ValueError: some of them do and some do not.
+        """
+        if not isinstance(input_ids, Tensor) or input_ids.ndim != 2 or 0 in input_ids.shape:
+            return False
+        ask = self.asks_for_picture(input_ids)
+        if ask.any() and not ask.all():
+            raise ValueError(
+                f"input_ids: prompts {ask.nonzero().flatten().tolist()} ask for pictures, the "
+                "others for text; draw them in calls of their own"
+            )
+        return bool(ask.all())
+
+    def _checked_layout(self, input_ids: Tensor, image_sizes: Any) -> Layout:
+        """The layout that prompts ask for, seen to fit the model's positions."""
+        ask = self.asks_for_picture(input_ids)
+        if not ask.all():
+            raise ValueError(
+                f"input_ids: prompts {(~ask).nonzero().flatten().tolist()} do not end with the "
+                f"image-start token {self.image_start_id} (and the size of the picture, where the "
+                "model takes one)"
+            )
+        layout = self.layout_of(input_ids, image_sizes)
+        check_room(input_ids.shape[1], layout.length, self.positions)
+        return layout
+
+    def _others(self, steps: Steps, input_ids: Tensor) -> tuple[PlacedProcessor, ...]:
+        """The processors that the sampler has not built in, if any, as one that it can call."""
+        if not steps.others:
+            return ()
+        return (
+            InVocabulary(
+                steps.others,
+                ids=self.ids,
+                codes=len(self.image_ids),
+                vocab_size=self.vocabulary,
+                prompt_width=input_ids.shape[1],
+                images=len(input_ids),
+                length=self.length,
+            ),
+        )
+
+    def _prompt(
+        self,
+        input_ids: Tensor,
+        mask: Tensor,
+        inputs_embeds: Tensor | None,
+        guidance: Any,
+        config: GenerationConfig,
+    ) -> Prompt:
+        """Embed the prompts, unpadded; with guidance append what they are compared with."""
+        embed = self.model.get_input_embeddings()
+        if inputs_embeds is None:
+            inputs_embeds = embed(input_ids)
+        elif inputs_embeds.shape[:2] != input_ids.shape:
+            raise ValueError(
+                f"inputs_embeds: shape {tuple(inputs_embeds.shape)}, but input_ids have "
+                f"{tuple(input_ids.shape)}; both are needed, and alike"
+            )
+        embeddings, lengths = unpadded(inputs_embeds, mask)
+        if guidance is not None:
+            other, other_lengths = unpadded(*self._unconditional(input_ids, guidance))
+            width = max(embeddings.shape[1], other.shape[1])
+            pair = [
+                F.pad(rows, (0, 0, 0, width - rows.shape[1])) for rows in (embeddings, embed(other))
+            ]
+            embeddings, lengths = torch.cat(pair), torch.cat((lengths, other_lengths))
+        pad = config.pad_token_id
+        pad = pad[0] if isinstance(pad, list) else pad
+        return Prompt(embeddings, lengths, input_ids, pad or 0, self.ids)
+
+    def _unconditional(self, input_ids: Tensor, guidance: Any) -> tuple[Tensor, Tensor]:
+        """Negative prompts, or the family's own, one per picture, and their mask."""
+        context = guidance.unconditional_context
+        ids = context["input_ids"]
+        if ids is None:
+            ids = self.unconditional_ids(input_ids)
+            return ids, torch.ones_like(ids, dtype=torch.bool)
+        names = ("negative_prompt_ids", "negative_prompt_attention_mask")
+        mask = context["attention_mask"]
+        ids, mask = checked_ids(ids, mask, self.model.device, self.vocabulary, names)
+        repeats, odd = divmod(len(input_ids), len(ids))
+        if odd or not repeats:
+            raise ValueError(
+                f"negative_prompt_ids: {len(ids)} rows for {len(input_ids)} pictures; give one "
+                "for all, or one per prompt"
+            )
+        return ids.repeat_interleave(repeats, 0), mask.repeat_interleave(repeats, 0)
+
+    @property
+    def _has_plain_head(self) -> bool:
+        """Whether rows of the head can be computed alone: not if it is quantised, or adapted."""
+        head = self.head
+        is_hooked = head._forward_hooks or head._forward_pre_hooks or hasattr(head, "_hf_hook")
+        return type(head) is nn.Linear and not is_hooked and head.weight.device.type != "meta"
+
+    def _rows_of_head(self) -> tuple[Tensor, Tensor | None]:
+        """Weight [V, D'] and bias [V] of the tokens at hand."""
+        bias = self.head.bias
+        return self.head.weight[self.ids], None if bias is None else bias[self.ids]
