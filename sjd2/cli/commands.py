@@ -86,6 +86,8 @@ def _generate(given: argparse.Namespace) -> None:
         schedule=given.schedule,
         corrector_passes=given.corrector_passes,
     )
+    if given.method == "sjd2" and given.adapter == "none":
+        raise ValueError("--method sjd2: needs --adapter, the folder of a denoising adapter")
     seeds = seeds_for(given.seed, given.n)
     names = [f"{file_name(c)}-seed{seed}" for c in given.captions for seed in seeds]
     paths = picture_paths(given.out, names)

@@ -171,17 +171,18 @@ def test_options_reach_the_model_under_its_own_names(run, monkeypatch):
     """Kills: an option read and then dropped, or passed under another name."""
     seen = {}
 
-    def spy(model, processor, captions, seeds, config, adapter, **sampling):
-        seen.update(seeds=seeds, config=config, adapter=adapter, sampling=sampling)
+    def spy(model, processor, captions, seeds, config, companions, **sampling):
+        seen.update(seeds=seeds, config=config, companions=companions, sampling=sampling)
         raise ValueError("enough")
 
     monkeypatch.setattr(commands, "draw", spy)
     told = "--window 7 --verify gumbel --coupling independent --method sjd --start repeat "
     told += "--adapter some/where --denoising-steps 3 --schedule linear "
+    told += "--corrector none --corrector-passes sweep "
     told += "--backend eager --guidance 3 --temperature 0.5 --top-k 4 --top-p 0.9 --seed 6 --n 2"
     assert one_line(run("generate", RING, *told.split()), "enough")
     assert seen["seeds"] == [6, 7]
-    assert seen["adapter"] == "some/where"
+    assert seen["companions"] == {"adapter": "some/where", "corrector": None}
     assert seen["sampling"] == {
         "guidance_scale": 3.0,
         "temperature": 0.5,
@@ -196,6 +197,7 @@ def test_options_reach_the_model_under_its_own_names(run, monkeypatch):
         start="repeat",
         denoising_steps=3,
         schedule="linear",
+        corrector_passes="sweep",
         backend="eager",
     )
 
