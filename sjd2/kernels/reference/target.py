@@ -5,6 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from sjd2.kernels.reference import numerics
 from sjd2.kernels.types import Rules
 
 
@@ -54,13 +55,12 @@ def guide(logits: Tensor, scale: float) -> Tensor:
 
 def _keep_top_k(logits: Tensor, k: int) -> Tensor:
     """Drop what is below the k-th largest logit; ties with it stay, as in transformers."""
-    threshold = logits.topk(k, dim=-1).values[..., -1:]
-    return logits.masked_fill(logits < threshold, -torch.inf)
+    return logits.masked_fill(logits < numerics.kth_largest(logits, k), -torch.inf)
 
 
 def _keep_top_p(logits: Tensor, p: float) -> Tensor:
     """Keep tokens until their mass reaches `p`; ties with the last one stay."""
-    descending = logits.sort(dim=-1, descending=True).values
+    descending = numerics.descending(logits)
     probability = descending.softmax(dim=-1)
     mass_before = probability.cumsum(dim=-1) - probability
     # The most likely token has no mass before it, so one is kept, but for rows of NaN.

@@ -17,6 +17,7 @@ from torch import Tensor
 
 from sjd2.kernels import _philox
 from sjd2.kernels._philox import Stream
+from sjd2.kernels.reference import numerics
 from sjd2.kernels.reference.target import target_log_probs
 from sjd2.kernels.types import Coupling, DraftKind, Rules, Verdict, Window
 
@@ -214,7 +215,7 @@ def stored_at(window: Window) -> Tensor:
 
 def _log_residual(log_p: Tensor, log_q: Tensor) -> Tensor:
     """`log max(p - q, 0)`, unnormalised; `log p` where rounding left nothing of a residual."""
-    residual = (log_p.exp() - log_q.exp()).clamp_(min=0).log()
+    residual = numerics.log((numerics.exp(log_p) - numerics.exp(log_q)).clamp_(min=0))
     exhausted = residual.amax(dim=-1, keepdim=True) == -torch.inf
     return torch.where(exhausted, log_p, residual)
 

@@ -1,0 +1,40 @@
+"""What NumPy computes is what torch computes, infinities and NaN included."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import pytest
+import torch
+from torch import Tensor
+
+from sjd2.kernels.reference import numerics
+
+CASES: dict[str, tuple[Callable[[Tensor], Tensor], Callable[[Tensor], Tensor]]] = {
+    "exp": (numerics.exp, torch.exp),
+    "log": (lambda x: numerics.log(x.abs()), lambda x: x.abs().log()),
+    "first": (lambda x: numerics.kth_largest(x, 1), lambda x: x.topk(1).values),
+    "fifth": (lambda x: numerics.kth_largest(x, 5), lambda x: x.topk(5).values[..., -1:]),
+    "last": (lambda x: numerics.kth_largest(x, 9), lambda x: x.amin(-1, keepdim=True)),
+    "descending": (numerics.descending, lambda x: x.sort(descending=True).values),
+}
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+@pytest.mark.parametrize("name", CASES)
+def test_numpy_and_torch_agree(name: str, dtype: torch.dtype) -> None:
+    """Kills: the k-th smallest, an ascending order, infinities that become numbers."""
+    ours, theirs = CASES[name]
+    x = torch.randn(6, 3, 9, dtype=dtype, generator=torch.Generator().manual_seed(0))
+    x[0, 0, 3], x[1, 1, :5], x[2, 0, 0], x[3, 2, :] = torch.inf, -torch.inf, 0, -torch.inf
+    x[4, 1, 2:4] = x[4, 1, 0]
+    for given in (x, x.transpose(0, 1), x[..., ::2].repeat(1, 1, 2)[..., :9]):
+        torch.testing.assert_close(ours(given), theirs(given))
+
+
+def test_nan_is_the_largest() -> None:
+    """Kills: a row of NaN that looks filtered."""
+    x = torch.tensor([[1.0, torch.nan, 3.0]])
+    assert numerics.kth_largest(x, 1).isnan().all()
+    assert numerics.kth_largest(x, 2).item() == 3
+    assert numerics.descending(x)[0, 0].isnan()
