@@ -25,11 +25,11 @@ from bench_decode import METHODS, ROOT, Bench, Row, environment, put_between, ta
 from PIL import Image
 
 from sjd2.checkpoint import save_json
-from sjd2.cli.drawing import DEMO, prompt_of
 from sjd2.demo import WEIGHTS
 from sjd2.demo.lm import picture_states, surprises
 from sjd2.demo.scenes import render, sample_scene
 from sjd2.models import family_of
+from sjd2.pictures.drawing import DEMO, prompt_of
 
 HEAD = (
     "method",

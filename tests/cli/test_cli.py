@@ -14,9 +14,9 @@ from PIL import Image
 
 import sjd2
 from sjd2.cli import commands
-from sjd2.cli.drawing import _EXAMPLE
 from sjd2.demo import WEIGHTS
 from sjd2.demo.__main__ import demo
+from sjd2.pictures.drawing import _EXAMPLE
 from tests.cli.requests import DISCS, RING, everything_in, one_line
 from tests.janus_model import LENGTH
 

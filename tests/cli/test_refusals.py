@@ -5,8 +5,8 @@ import torch
 import transformers
 
 from sjd2.cli import commands
-from sjd2.cli.drawing import _EXAMPLE
 from sjd2.demo.captions import parse_caption
+from sjd2.pictures.drawing import _EXAMPLE
 from tests.cli.requests import RING, everything_in, one_line
 from tests.janus_model import tiny_janus
 

@@ -156,7 +156,7 @@ def draw(
     captions: Sequence[str],
     seeds: Sequence[int],
     config: DecodingConfig,
-    companions: Mapping[str, str | None] | None = None,
+    companions: Mapping[str, Any] | None = None,
     **sampling: float,
 ) -> Drawing:
     """Draw every caption once with every seed, all in one call of `generate`.
