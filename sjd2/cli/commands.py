@@ -24,16 +24,17 @@ import transformers
 import sjd2
 from sjd2.cli.arguments import complain, parse
 from sjd2.cli.compare import compare, comparison_picture, comparison_table
-from sjd2.cli.drawing import DEMO, check_captions, choose_device, draw, load, verdicts
-from sjd2.cli.files import (
+from sjd2.config import DecodingConfig, seeds_for
+from sjd2.kernels._dispatch import select
+from sjd2.pictures.drawing import DEMO, check_captions, choose_device, draw, load, verdicts
+from sjd2.pictures.files import (
     check_target,
     file_name,
     picture_paths,
     write_atomically,
     write_picture,
 )
-from sjd2.config import DecodingConfig, seeds_for
-from sjd2.kernels._dispatch import select
+from sjd2.pictures.gallery import text_table
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -174,6 +175,21 @@ def _finetune(given: argparse.Namespace) -> None:
     print(given.out)
 
 
+def _evaluate(given: argparse.Namespace) -> None:
+    from sjd2.cli import evaluation
+
+    evaluation.check(given)
+    model, processor = _load(given)
+    is_watched = sys.stderr.isatty() and not given.quiet
+    found = evaluation.run(given, model, processor, is_watched)
+    if given.json:
+        _print_json(given, out=given.out, **found)
+        return
+    if not given.quiet:
+        print(text_table(evaluation.printed(found)), end="\n\n")
+    print(Path(given.out) / "report.html")
+
+
 def _convert(given: argparse.Namespace) -> None:
     from safetensors.torch import save
 
@@ -283,6 +299,7 @@ def _print_json(given: argparse.Namespace, **values: Any) -> None:
 _COMMANDS = {
     "generate": _generate,
     "compare": _compare,
+    "evaluate": _evaluate,
     "finetune": _finetune,
     "convert": _convert,
     "info": _info,
