@@ -53,7 +53,8 @@ def curve_rows(plan: Plan, measured: Measured, over: str) -> list[dict[str, Any]
     for setting in plan.curve(over):
         account = _of(measured, setting)[0][1]
         compression = account["tokens"] / sum(account["forward_passes"])
-        rows.append({**asdict(setting), "step_compression": compression})
+        label = plan.methods[setting.method].label
+        rows.append({**asdict(setting), "label": label, "step_compression": compression})
     return rows
 
 
