@@ -16,18 +16,18 @@ _PROMPT = (2, 3, 1)
 _ROWS = 20_000  # pictures of one call
 
 
-def total_variation(method: Method, pictures: int, window: int = 3) -> tuple[float, float]:
+def total_variation(method: Method, pictures: int, window: int = 5) -> tuple[float, float]:
     """Half the summed difference between frequencies of whole pictures and their probabilities.
 
     Args:
         method: decodes without companions.
         pictures: sampled, from the seeds 0, 1, ...
-        window: slots; of pictures of four tokens, over a vocabulary of three.
+        window: slots; of pictures of five tokens, over a vocabulary of three.
 
     Returns:
         The distance, and what chance alone shows on average for an exact rule.
     """
-    model = TableModel()
+    model = TableModel(length=5)
     law = model.picture_law(_PROMPT, Sampling(True))
     config = DecodingConfig(**{"window": window, "backend": "eager", **method.settings})
     counts = torch.zeros_like(law)

@@ -22,11 +22,12 @@ def test_a_peer_is_exact_where_it_says_so_and_nowhere_else(name):
     told its old law, a group of one, and a rule that never comes into play.
     """
     peer = PEERS[name]
-    model, method = TableModel(), peer.method()
-    seeds = range(20_000)
+    model, method = TableModel(length=5), peer.method()
+    # What SJD++ is off by is small: a window has to turn a draft down twice.
+    seeds = range(60_000 if name == "peer-sjd++" else 20_000)
     request = make_request(model, [PROMPT] * len(seeds), Sampling(True))
     with method.during():
-        config = DecodingConfig(window=3, backend="eager", **method.settings)
+        config = DecodingConfig(window=5, backend="eager", **method.settings)
         tokens, stats = decode(model, request, config, seeds)
     statistic, degrees = chi_square(tokens, model.picture_law(PROMPT, Sampling(True)), 3)
     assert (statistic < threshold(degrees)) == peer.is_exact
