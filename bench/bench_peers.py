@@ -20,15 +20,12 @@ from bench_decode import ROOT, put_between
 from peers import PEERS
 
 from sjd2.demo.scenes import held_out_captions
-from sjd2.evaluate import Method, Plan, choose_methods, evaluate
+from sjd2.evaluate import Method, Plan, choose_methods, companions_of, evaluate
 from sjd2.evaluate.report import as_markdown
-from sjd2.models.companions import carried, load_adapter, load_corrector
 from sjd2.pictures.drawing import DEMO, load
 
 sys.path.insert(0, str(ROOT))  # the model that can be enumerated lies with the tests
 from peers.variation import total_variation
-
-_LOADERS = {"adapter": load_adapter, "corrector": load_corrector}
 
 
 def contestants(companions: dict, samples: int) -> tuple[dict[str, Method], float]:
@@ -60,12 +57,7 @@ def main() -> None:
     given = parser.parse_args()
 
     model, processor = load(DEMO, torch.device(given.device))
-    companions = {}
-    for kind, load_companion in _LOADERS.items():
-        companion = carried(model, kind)
-        if isinstance(companion, (str, Path)):
-            companion = load_companion(companion)
-        companions[kind] = companion and companion.to(model.device)
+    companions = companions_of(model)
     methods, floor = contestants(companions, given.samples)
     plan = Plan(
         model_name=DEMO,

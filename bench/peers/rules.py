@@ -47,8 +47,8 @@ def retention(op: Op, logits: Tensor, window: Window, rules: Rules, **at: Any) -
     """SJD++: behind the first rejection, drafts that pass the criterion themselves stay.
 
     The others are drawn from p, not from the residual, and all are said to come from p: from the
-    second time on that a draft is turned down, a token is too likely where its draft was likely. Which confidence lets a draft stay is taken to be the
-    criterion itself.
+    second time on that a draft is turned down, a token is too likely where its draft was likely.
+    Which confidence lets a draft stay is taken to be the criterion itself.
 
     Source: Teng et al., arXiv 2512.07503.
     """

@@ -25,6 +25,15 @@ _COMPARE = """\
 example:
   sjd2 compare "a red ring above a blue square" "two pink discs" --out side-by-side.png
 """
+_TRACE = """\
+examples:
+  sjd2 trace "a red ring above a blue square"
+  sjd2 trace "two pink discs" --method maximal --window 64 --out race.gif
+"""
+_APP = """\
+example:
+  sjd2 app
+"""
 _EVALUATE = """\
 examples:
   sjd2 evaluate --out report/
@@ -161,6 +170,15 @@ def _parser() -> argparse.ArgumentParser:
         "compare-a-red-ring-seed0.png (default: out/)",
     )
 
+    _add_tracing(commands)
+
+    app = _command(commands, "app", "a local page to watch decoding on", _APP)
+    groups.add_model(app)
+    app.add_argument(
+        "--port", type=values.port, metavar="N", help="to listen at (default: a free one)"
+    )
+    app.add_argument("--no-browser", action="store_true", help="do not ask a browser to show it")
+
     evaluation = _command(
         commands, "evaluate", "measure methods: forwards, seconds, memory and quality", _EVALUATE
     )
@@ -190,7 +208,7 @@ def _parser() -> argparse.ArgumentParser:
 
 
 def _command(commands: Any, name: str, does: str, examples: str) -> argparse.ArgumentParser:
-    files = {"convert": "CHECKPOINT SAFETENSORS "}
+    files = {"convert": "CHECKPOINT SAFETENSORS ", "trace": "CAPTION "}
     captions = "CAPTION [CAPTION ...] " if name in ("generate", "compare") else files.get(name, "")
     parser: argparse.ArgumentParser = commands.add_parser(
         name,
@@ -201,6 +219,28 @@ def _command(commands: Any, name: str, does: str, examples: str) -> argparse.Arg
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     return parser
+
+
+def _add_tracing(commands: Any) -> None:
+    parser = _command(
+        commands, "trace", "show when each token was accepted, as a race with ar", _TRACE
+    )
+    groups.add_drawing(parser, is_single=True, captions=1)
+    decoding = parser.add_argument_group("decoding")
+    decoding.add_argument(
+        "--method",
+        choices=[name for name in EVALUATED if name != "ar"],
+        help="what races with ar (default: the fastest that draws the same picture)",
+    )
+    groups.add_decoding(decoding)
+    output = groups.add_output(parser)
+    output.add_argument(
+        "--out",
+        metavar="FILE_OR_FOLDER",
+        default="out/",
+        help="a .gif, a .png of its last frame, or a folder that takes a name like "
+        "trace-a-red-ring-seed0.gif (default: out/)",
+    )
 
 
 def _add_evaluation(parser: argparse.ArgumentParser) -> None:

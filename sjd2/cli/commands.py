@@ -175,6 +175,34 @@ def _finetune(given: argparse.Namespace) -> None:
     print(given.out)
 
 
+def _trace(given: argparse.Namespace) -> None:
+    from sjd2.cli import trace
+
+    select(given.backend)
+    path = trace.target(given)
+    model, processor = _load(given)
+    told = trace.run(given, path, model, processor, _sampling(given))
+    if given.json:
+        _print_json(given, model=given.model, **told)
+        return
+    if not given.quiet:
+        head = ["method", "forwards", "tokens per forward"]
+        rows = [[one["label"], one["forwards"], len(one["committed_at"])] for one in told["traces"]]
+        table = [[label, str(n), f"{tokens / n:.2f}"] for label, n, tokens in rows]
+        print(text_table([head, *table]), end="\n\n")
+    print(path)
+
+
+def _app(given: argparse.Namespace) -> None:
+    try:
+        from sjd2 import app
+    except ImportError as error:
+        raise ValueError(f"the page needs more: pip install 'sjd2[app]' ({error})") from error
+    given.captions, given.quiet = (), False
+    model, processor = _load(given)
+    app.serve(model, processor, given.port, opens_browser=not given.no_browser)
+
+
 def _evaluate(given: argparse.Namespace) -> None:
     from sjd2.cli import evaluation
 
@@ -299,6 +327,8 @@ def _print_json(given: argparse.Namespace, **values: Any) -> None:
 _COMMANDS = {
     "generate": _generate,
     "compare": _compare,
+    "trace": _trace,
+    "app": _app,
     "evaluate": _evaluate,
     "finetune": _finetune,
     "convert": _convert,

@@ -8,16 +8,13 @@ from typing import Any
 
 from sjd2.cli.values import read_lines
 from sjd2.config import seeds_for
-from sjd2.evaluate import Plan, choose_methods, evaluate
+from sjd2.evaluate import Plan, choose_methods, companions_of, evaluate
 from sjd2.evaluate.evaluation import Judge
 from sjd2.evaluate.quality import ClipScore, Fid
 from sjd2.evaluate.tables import Row, head_and_cells
 from sjd2.kernels._dispatch import select
-from sjd2.models.companions import carried, load_adapter, load_corrector
 from sjd2.pictures.drawing import DEMO
 from sjd2.pictures.files import check_target
-
-_LOADERS: dict[str, Any] = {"adapter": load_adapter, "corrector": load_corrector}
 
 
 def check(given: argparse.Namespace) -> None:
@@ -53,9 +50,8 @@ def run(given: argparse.Namespace, model: Any, processor: Any, show_progress: bo
     Raises:
         ValueError: a method without its companion, or a measure of quality that cannot be had.
     """
-    companions = {
-        kind: _companion(model, kind, getattr(given, kind)) for kind in ("adapter", "corrector")
-    }
+    folders = (None if one == "none" else one for one in (given.adapter, given.corrector))
+    companions = companions_of(model, *folders)
     settings = model.generation_config
     guidance = given.guidance or settings.guidance_scale or 1.0
     temperature = given.temperature or settings.temperature or 1.0
@@ -98,16 +94,6 @@ def _captions(source: str, most: int | None) -> list[str]:
     if not captions:
         raise ValueError(f"{source}: holds no caption")
     return captions
-
-
-def _companion(model: Any, kind: Any, given: str) -> Any:
-    """The one in a folder, the one that the model carries, or None."""
-    if given == "none":
-        return None
-    companion = carried(model, kind) if given == "auto" else given
-    if isinstance(companion, (str, Path)):
-        companion = _LOADERS[kind](companion)
-    return companion and companion.to(model.device)
 
 
 def _judges(given: argparse.Namespace) -> list[Judge]:

@@ -25,10 +25,12 @@ def add_model(group: argparse._ActionsContainer) -> None:
     )
 
 
-def add_drawing(parser: argparse.ArgumentParser, is_single: bool = False) -> None:
+def add_drawing(
+    parser: argparse.ArgumentParser, is_single: bool = False, captions: int | str = "+"
+) -> None:
     """What to draw, and what is done to the logits; `is_single` is for one picture a caption."""
     parser.add_argument(
-        "captions", metavar="CAPTION", nargs="+", type=values.caption, help="what to draw"
+        "captions", metavar="CAPTION", nargs=captions, type=values.caption, help="what to draw"
     )
     group = parser.add_argument_group(
         "drawing", "What is not given is as in the model's own generation settings."

@@ -37,6 +37,7 @@ top_k = value(int, lambda k: k >= 0, "an integer of at least 0 (0 = off)")
 top_p = value(float, lambda p: 0 < p <= 1, "a number above 0 and at most 1 (1 = off)")
 seed = value(lambda text: checked_seed(int(text)), lambda seed: True, "from 0 to 2**63 - 1")
 caption = value(str.strip, bool, "a caption, not an empty one")
+port = value(int, lambda port: 0 < port < 2**16, "an integer from 1 to 65535")
 tokens = value(int, lambda tokens: tokens >= 2, "auto or an integer of at least 2")
 
 

@@ -5,9 +5,13 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
+from torch import nn
+
 from sjd2.config import DecodingConfig, nearest
+from sjd2.models.companions import Kind, carried, load_adapter, load_corrector
 
 BASELINE = "ar"
 
@@ -75,6 +79,29 @@ def choose_methods(
         if missing := lacks(METHODS[name]):
             raise ValueError(f"method {name!r}: the model has no {missing[0]}; name its folder")
     return {name: METHODS[name] for name in names}
+
+
+def companions_of(
+    model: Any, adapter: str | None = "auto", corrector: str | None = "auto"
+) -> dict[str, nn.Module | None]:
+    """What methods may decode with, on the model's device.
+
+    Args:
+        model: of a supported family.
+        adapter, corrector: a folder, "auto" for what the model carries, or None.
+
+    Raises:
+        ValueError: a folder holds a damaged one.
+        FileNotFoundError: there is none in the folder.
+    """
+    found: dict[str, nn.Module | None] = {}
+    given: dict[Kind, str | None] = {"adapter": adapter, "corrector": corrector}
+    for kind, wanted in given.items():
+        one = carried(model, kind) if wanted == "auto" else wanted
+        if isinstance(one, (str, Path)):
+            one = (load_adapter if kind == "adapter" else load_corrector)(one)
+        found[kind] = one and one.to(model.device)
+    return found
 
 
 @dataclass(frozen=True)
