@@ -6,6 +6,7 @@ Nothing is downloaded: without local weights there is no score.
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from importlib import import_module
 from pathlib import Path
 from typing import Any
 
@@ -90,8 +91,6 @@ class ClipScore:
 
 def _torchmetrics(module: str, name: str) -> Any:
     try:
-        from importlib import import_module
-
         return getattr(import_module(f"torchmetrics.{module}"), name)
     except ImportError as error:
         raise ValueError(f"{name} needs more: pip install 'sjd2[eval]' ({error})") from error

@@ -19,7 +19,8 @@ table { border-collapse: collapse; font-variant-numeric: tabular-nums; display: 
   overflow-x: auto }
 th, td { padding: .3rem .6rem; text-align: right; border-bottom: 1px solid #e7eaee }
 th { vertical-align: bottom; font-weight: 600 }
-th:first-child, td:first-child { text-align: left; white-space: nowrap }
+td { white-space: nowrap }
+th:first-child, td:first-child { text-align: left }
 figure { display: inline-block; width: min(36rem, 100%); margin: 1rem .5rem 1rem 0 }
 figcaption { color: #656d76 }
 svg { width: 100%; height: auto; font: 11px system-ui, sans-serif; fill: #1b1f24 }
@@ -61,8 +62,8 @@ def _how(found: Row, timings: Row) -> str:
     where, sampling = timings["environment"], found["sampling"]
     settings = ", ".join(f"{name.replace('_', ' ')} {value:g}" for name, value in sampling.items())
     return (
-        f"{len(found['captions'])} captions, {len(found['seeds'])} pictures of each, batch "
-        f"{found['batch']}, {settings}; {where['device']}, {where['threads']} threads, torch "
+        f"Captions: {len(found['captions'])}, seeds: {len(found['seeds'])}, batch: "
+        f"{found['batch']}, {settings}; {where['device']}, threads: {where['threads']}, torch "
         f"{where['torch']}, transformers {where['transformers']}, {where['dtype']}."
     )
 

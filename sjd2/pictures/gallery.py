@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cache
 
 from PIL import Image, ImageDraw, ImageFont
 from PIL.ImageFont import FreeTypeFont
@@ -75,6 +76,7 @@ def compose(captions: Sequence[str], columns: Sequence[Column]) -> Image.Image:
     return sheet
 
 
+@cache
 def font(size: float) -> FreeTypeFont | ImageFont.ImageFont:
     """The font that Pillow ships, in pixels."""
     return ImageFont.load_default(round(size))

@@ -68,7 +68,8 @@ def live(
     forwards = np.full(family.length, _NEVER)
     lengths: list[int] = []
     for steps in _decoded(family, request, config, seed, companions):
-        for _, committed in steps:
+        for committed in filter(None, (committed for _, committed in steps)):
+            # A GPU goes on for some forwards after the last token; they commit nothing.
             done = sum(lengths)
             lengths.append(committed)
             forwards[done : done + committed] = len(lengths)

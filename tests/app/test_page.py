@@ -7,6 +7,7 @@ import re
 import shutil
 
 import pytest
+import torch
 
 gr = pytest.importorskip("gradio", reason="gradio is not installed: pip install 'sjd2[app]'")
 sync_api = pytest.importorskip("playwright.sync_api", reason="playwright is not installed")
@@ -14,10 +15,9 @@ sync_api = pytest.importorskip("playwright.sync_api", reason="playwright is not 
 from PIL import Image  # noqa: E402
 
 from sjd2 import app  # noqa: E402
-from sjd2.demo.build import build_generation_config, build_processor  # noqa: E402
-from sjd2.demo.captions import VOCABULARY  # noqa: E402
+from sjd2.pictures.drawing import load  # noqa: E402
 from tests.cli.requests import RING  # noqa: E402
-from tests.janus_model import LENGTH, tiny_janus  # noqa: E402
+from tests.janus_model import LENGTH  # noqa: E402
 
 CHROMIUM = next(
     filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None
@@ -27,12 +27,9 @@ GOOD = (RING, "gumbel", 8, 3, 2.0)
 
 
 @pytest.fixture(scope="module")
-def models():
+def models(folder):
     """A tiny random Janus and its processor."""
-    processor = build_processor(VOCABULARY)
-    model = tiny_janus()
-    model.generation_config = build_generation_config(processor.tokenizer, guidance=2.0)
-    return model, processor
+    return load(str(folder), torch.device("cpu"))
 
 
 @pytest.fixture(scope="module")
