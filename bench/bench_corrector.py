@@ -22,8 +22,8 @@ from typing import Any
 import torch
 from drawing import METHODS, ROOT, Bench, Results, environment, put_between, table, wilson
 
-from sjd2.cli.drawing import DEMO
 from sjd2.demo import WEIGHTS
+from sjd2.pictures.drawing import DEMO
 from sjd2.sampler.correction import Correction
 
 HEAD = (

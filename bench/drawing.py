@@ -17,10 +17,10 @@ from tqdm import tqdm
 
 import sjd2
 from sjd2.checkpoint import save_json
-from sjd2.cli.drawing import DEMO, load
 from sjd2.demo.checker import check
 from sjd2.demo.scenes import held_out_captions
 from sjd2.models.pixels import picture_of
+from sjd2.pictures.drawing import DEMO, load
 
 ROOT = Path(__file__).resolve().parent.parent
 # SJD without what a model may carry.

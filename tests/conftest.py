@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from pathlib import Path
 
 import torch
 
@@ -14,7 +15,9 @@ import pytest
 from transformers import JanusForConditionalGeneration
 
 import sjd2
-from tests.janus_model import tiny_janus
+from sjd2.demo.build import build_generation_config, build_processor, save
+from sjd2.demo.captions import VOCABULARY
+from tests.janus_model import LENGTH, tiny_janus
 
 
 @pytest.fixture(autouse=True, scope="session")
@@ -32,3 +35,16 @@ def _built_janus() -> JanusForConditionalGeneration:
 def janus(_built_janus: JanusForConditionalGeneration) -> JanusForConditionalGeneration:
     """The tiny model, unaccelerated at the start of every test."""
     return sjd2.restore(_built_janus)
+
+
+@pytest.fixture(scope="session")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A tiny random Janus with a processor, as `save_pretrained` writes them."""
+    path = tmp_path_factory.mktemp("model")
+    processor = build_processor(VOCABULARY)
+    model = tiny_janus()
+    # Upstream's default is a grid for pictures of another size.
+    model.config.vq_config.num_patches = int(LENGTH**0.5)
+    model.generation_config = build_generation_config(processor.tokenizer, guidance=2.0)
+    save(model, processor, path)
+    return path

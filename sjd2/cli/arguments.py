@@ -4,17 +4,16 @@ from __future__ import annotations
 
 import argparse
 import sys
-from collections.abc import Callable, Sequence
-from typing import Any, NoReturn, TypeVar, get_args
+from collections.abc import Sequence
+from typing import Any, NoReturn, get_args
 
 from sjd2 import __version__
+from sjd2.cli import groups, values
 from sjd2.cli.compare import METHODS
-from sjd2.cli.drawing import DEMO
-from sjd2.config import DecodingConfig, Method, Schedule, Verification, checked_seed, nearest
-from sjd2.kernels._dispatch import Backend
-from sjd2.kernels.types import Coupling, Start
-
-T = TypeVar("T")
+from sjd2.config import DecodingConfig, Method, Schedule, Verification
+from sjd2.evaluate.plan import METHODS as EVALUATED
+from sjd2.kernels.types import Coupling
+from sjd2.pictures.drawing import DEMO
 
 _GENERATE = """\
 examples:
@@ -25,6 +24,21 @@ examples:
 _COMPARE = """\
 example:
   sjd2 compare "a red ring above a blue square" "two pink discs" --out side-by-side.png
+"""
+_TRACE = """\
+examples:
+  sjd2 trace "a red ring above a blue square"
+  sjd2 trace "two pink discs" --method maximal --window 64 --out race.gif
+"""
+_APP = """\
+example:
+  sjd2 app
+"""
+_EVALUATE = """\
+examples:
+  sjd2 evaluate --out report/
+  sjd2 evaluate --methods ar,gumbel,maximal --windows 16,32,64,96 --seeds 2 --out report/
+  sjd2 evaluate --model deepseek-community/Janus-Pro-1B --prompts captions.txt --out report/
 """
 _FINETUNE = """\
 examples:
@@ -82,7 +96,7 @@ def _parser() -> argparse.ArgumentParser:
     commands = parser.add_subparsers(dest="command", metavar="COMMAND", required=True)
 
     generate = _command(commands, "generate", "draw captions", _GENERATE)
-    _add_drawing(generate)
+    groups.add_drawing(generate)
     decoding = generate.add_argument_group(
         "decoding",
         "Speed only: every choice samples the model's own distribution.",
@@ -103,28 +117,17 @@ def _parser() -> argparse.ArgumentParser:
         default="maximal",
         help="what becomes of drafts that ratio did not accept (default: maximal)",
     )
-    decoding.add_argument(
-        "--adapter",
-        metavar="auto|none|FOLDER",
-        default="auto",
-        help="the denoising adapter of --method sjd2 (default: that in the model's folder, if any)",
-    )
-    decoding.add_argument(
-        "--corrector",
-        metavar="auto|none|FOLDER",
-        default="auto",
-        help="what re-drafts between forwards (default: that in the model's folder, if any)",
-    )
+    groups.add_companions(decoding)
     decoding.add_argument(
         "--corrector-passes",
-        type=_passes,
+        type=values.passes,
         metavar="N|sweep",
         default=DecodingConfig.corrector_passes,
         help="of the corrector over a window (default: %(default)s)",
     )
     decoding.add_argument(
         "--denoising-steps",
-        type=_count,
+        type=values.count,
         metavar="K",
         default=4,
         help="forwards that sjd2 takes from pure noise to a token (default: 4)",
@@ -135,8 +138,8 @@ def _parser() -> argparse.ArgumentParser:
         default="karras",
         help="how the noise levels of sjd2 are spaced (default: karras)",
     )
-    _add_decoding(decoding)
-    output = _add_output(generate)
+    groups.add_decoding(decoding)
+    output = groups.add_output(generate)
     output.add_argument(
         "--out",
         metavar="FILE_OR_FOLDER",
@@ -148,17 +151,17 @@ def _parser() -> argparse.ArgumentParser:
     side_by_side = _command(
         commands, "compare", "draw captions by several methods, side by side", _COMPARE
     )
-    _add_drawing(side_by_side, is_single=True)
+    groups.add_drawing(side_by_side, is_single=True)
     decoding = side_by_side.add_argument_group("decoding")
     decoding.add_argument(
         "--methods",
         metavar="A,B,...",
-        type=_methods,
+        type=values.methods,
         default=tuple(METHODS),
         help=f"columns of the picture (default: {','.join(METHODS)})",
     )
-    _add_decoding(decoding)
-    output = _add_output(side_by_side)
+    groups.add_decoding(decoding)
+    output = groups.add_output(side_by_side)
     output.add_argument(
         "--out",
         metavar="FILE_OR_FOLDER",
@@ -166,6 +169,20 @@ def _parser() -> argparse.ArgumentParser:
         help="a .png, .jpg or .webp file, or a folder that takes a name like "
         "compare-a-red-ring-seed0.png (default: out/)",
     )
+
+    _add_tracing(commands)
+
+    app = _command(commands, "app", "a local page to watch decoding on", _APP)
+    groups.add_model(app)
+    app.add_argument(
+        "--port", type=values.port, metavar="N", help="to listen at (default: a free one)"
+    )
+    app.add_argument("--no-browser", action="store_true", help="do not ask a browser to show it")
+
+    evaluation = _command(
+        commands, "evaluate", "measure methods: forwards, seconds, memory and quality", _EVALUATE
+    )
+    _add_evaluation(evaluation)
 
     learning = _command(
         commands,
@@ -191,7 +208,7 @@ def _parser() -> argparse.ArgumentParser:
 
 
 def _command(commands: Any, name: str, does: str, examples: str) -> argparse.ArgumentParser:
-    files = {"convert": "CHECKPOINT SAFETENSORS "}
+    files = {"convert": "CHECKPOINT SAFETENSORS ", "trace": "CAPTION "}
     captions = "CAPTION [CAPTION ...] " if name in ("generate", "compare") else files.get(name, "")
     parser: argparse.ArgumentParser = commands.add_parser(
         name,
@@ -204,51 +221,99 @@ def _command(commands: Any, name: str, does: str, examples: str) -> argparse.Arg
     return parser
 
 
-def _add_model(group: argparse._ActionsContainer) -> None:
-    group.add_argument(
-        "--model",
-        metavar="demo|FOLDER|HUB_ID",
+def _add_tracing(commands: Any) -> None:
+    parser = _command(
+        commands, "trace", "show when each token was accepted, as a race with ar", _TRACE
+    )
+    groups.add_drawing(parser, is_single=True, captions=1)
+    decoding = parser.add_argument_group("decoding")
+    decoding.add_argument(
+        "--method",
+        choices=[name for name in EVALUATED if name != "ar"],
+        help="what races with ar (default: the fastest that draws the same picture)",
+    )
+    groups.add_decoding(decoding)
+    output = groups.add_output(parser)
+    output.add_argument(
+        "--out",
+        metavar="FILE_OR_FOLDER",
+        default="out/",
+        help="a .gif, a .png of its last frame, or a folder that takes a name like "
+        "trace-a-red-ring-seed0.gif (default: out/)",
+    )
+
+
+def _add_evaluation(parser: argparse.ArgumentParser) -> None:
+    usual = "(default: %(default)s)"
+    measured = parser.add_argument_group("what is measured")
+    groups.add_model(measured)
+    measured.add_argument(
+        "--prompts",
+        metavar="FILE|demo",
         default=DEMO,
-        help="the small embedded model, which knows coloured shapes on textured grounds, or a "
-        "Janus model (default: demo)",
+        help="captions: a text file, one a line, or some that the embedded model has never seen",
     )
-    group.add_argument(
-        "--device", metavar="NAME", default="auto", help="cpu, cuda, cuda:1, ... (default: auto)"
+    measured.add_argument(
+        "--captions", type=values.count, metavar="N", help="at most (default: all; 64 of demo's)"
     )
-
-
-def _add_drawing(parser: argparse.ArgumentParser, is_single: bool = False) -> None:
-    parser.add_argument(
-        "captions", metavar="CAPTION", nargs="+", type=_caption, help="what to draw"
+    measured.add_argument(
+        "--seeds", type=values.count, metavar="N", default=1, help=f"pictures of each {usual}"
     )
-    group = parser.add_argument_group(
-        "drawing", "What is not given is as in the model's own generation settings."
+    measured.add_argument(
+        "--seed", type=values.seed, metavar="S", default=0, help=f"of the first {usual}"
     )
-    _add_model(group)
-    if is_single:
-        group.add_argument(
-            "--seed", type=_seed, metavar="S", default=0, help="of every picture (default: 0)"
-        )
-    else:
-        group.add_argument(
-            "--n", type=_count, default=1, help="pictures of each caption (default: 1)"
-        )
-        group.add_argument(
-            "--seed",
-            type=_seed,
-            metavar="S",
-            default=0,
-            help="of a caption's first picture (default: 0)",
-        )
-    group.add_argument("--guidance", type=_guidance, metavar="SCALE", help="at least 1 (1 = off)")
-    group.add_argument("--temperature", type=_temperature, metavar="T", help="above 0")
-    group.add_argument("--top-k", type=_top_k, metavar="K", help="0 = off")
-    group.add_argument("--top-p", type=_top_p, metavar="P", help="above 0, at most 1 (1 = off)")
+    measured.add_argument(
+        "--methods",
+        metavar="A,B,...",
+        type=values.several(str),
+        help=f"of {', '.join(EVALUATED)} (default: all that the model has what they need for)",
+    )
+    measured.add_argument(
+        "--windows",
+        metavar="W,W,...",
+        type=values.several(values.tokens),
+        default=(16, 32, 64),
+        help="slots (default: 16,32,64)",
+    )
+    measured.add_argument(
+        "--guidances",
+        metavar="G,G,...",
+        type=values.several(values.guidance, or_none=True),
+        default=(1.0, 3.0, 5.0),
+        help="of a curve, on the first batch (default: 1,3,5; none = no curve)",
+    )
+    measured.add_argument(
+        "--temperatures",
+        metavar="T,T,...",
+        type=values.several(values.temperature, or_none=True),
+        default=(0.5, 1.0, 1.5),
+        help="of a curve, on the first batch (default: 0.5,1,1.5; none = no curve)",
+    )
+    measured.add_argument("--batch", type=values.count, default=8, help=f"captions a call {usual}")
+    groups.add_sampling(measured)
+    groups.add_companions(measured)
+    groups.add_backend(measured)
+    quality = parser.add_argument_group(
+        "quality", "The embedded model's pictures are checked in any case. Nothing is downloaded."
+    )
+    quality.add_argument("--fid-reference", metavar="FOLDER", help="pictures to be close to")
+    quality.add_argument("--fid-weights", metavar="FILE", help="Inception of torch-fidelity")
+    quality.add_argument("--clip", metavar="FOLDER", help="a CLIP model that scores captions")
+    output = parser.add_argument_group("output")
+    output.add_argument(
+        "--out",
+        required=True,
+        metavar="FOLDER",
+        help="takes results.json, timings.json, results.md and report.html; a run that was "
+        "stopped goes on there",
+    )
+    output.add_argument("--json", action="store_true", help="print one JSON object, nothing else")
+    output.add_argument("--quiet", "-q", action="store_true", help="print the path, nothing else")
 
 
 def _add_finetuning(parser: argparse.ArgumentParser) -> None:
     usual = "(default: %(default)s)"
-    _add_model(parser)
+    groups.add_model(parser)
     parser.add_argument(
         "--data",
         metavar="FOLDER|JSONL|DATASET",
@@ -275,89 +340,25 @@ def _add_finetuning(parser: argparse.ArgumentParser) -> None:
         "noisy inputs only, so that pictures remain the original model's",
     )
     parser.add_argument("--resume", action="store_true", help="go on from the last checkpoint")
-    parser.add_argument("--rank", type=_count, help="of what is trained beside the model")
-    parser.add_argument("--steps", type=_count, help="of the optimiser")
-    parser.add_argument("--batch", type=_count, default=16, help=f"pictures of a step {usual}")
-    parser.add_argument("--learning-rate", type=_positive, metavar="R", help="at its peak")
-    parser.add_argument("--guidance", type=_guidance, metavar="SCALE", help="to draw under")
-    parser.add_argument("--window", type=_tokens, default=64, help=f"slots {usual}")
+    parser.add_argument("--rank", type=values.count, help="of what is trained beside the model")
+    parser.add_argument("--steps", type=values.count, help="of the optimiser")
     parser.add_argument(
-        "--denoising-steps", type=_count, metavar="K", default=4, help=f"noise to token {usual}"
+        "--batch", type=values.count, default=16, help=f"pictures of a step {usual}"
+    )
+    parser.add_argument("--learning-rate", type=values.positive, metavar="R", help="at its peak")
+    parser.add_argument("--guidance", type=values.guidance, metavar="SCALE", help="to draw under")
+    parser.add_argument("--window", type=values.tokens, default=64, help=f"slots {usual}")
+    parser.add_argument(
+        "--denoising-steps",
+        type=values.count,
+        metavar="K",
+        default=4,
+        help=f"noise to token {usual}",
     )
     parser.add_argument("--schedule", choices=get_args(Schedule), default="linear", help=usual)
     parser.add_argument(
-        "--evaluate-every", type=_count, metavar="N", default=200, help=f"steps {usual}"
+        "--evaluate-every", type=values.count, metavar="N", default=200, help=f"steps {usual}"
     )
-    parser.add_argument("--seed", type=_seed, default=0, help=usual)
+    parser.add_argument("--seed", type=values.seed, default=0, help=usual)
     parser.add_argument("--json", action="store_true", help="print one JSON object, nothing else")
     parser.add_argument("--quiet", "-q", action="store_true", help="print the folder, nothing else")
-
-
-def _add_decoding(group: argparse._ArgumentGroup) -> None:
-    group.add_argument(
-        "--window",
-        type=_window,
-        metavar="W",
-        default="auto",
-        help="tokens guessed at in one forward, at least 2 (default: 64, on a CPU 32)",
-    )
-    group.add_argument(
-        "--start",
-        choices=get_args(Start),
-        default="neighbour",
-        help="first guess at a token (default: neighbour, a draw from the law beside it)",
-    )
-    group.add_argument(
-        "--backend", choices=get_args(Backend), default="auto", help="kernels, see sjd2 info"
-    )
-
-
-def _add_output(parser: argparse.ArgumentParser) -> argparse._ArgumentGroup:
-    group = parser.add_argument_group("output")
-    group.add_argument("--force", action="store_true", help="replace files that are there")
-    group.add_argument("--json", action="store_true", help="print one JSON object, nothing else")
-    group.add_argument("--quiet", "-q", action="store_true", help="print the paths, nothing else")
-    return group
-
-
-def _value(convert: Callable[[str], T], allows: Callable[[T], bool], wanted: str) -> Any:
-    """A converter for argparse that says what is wanted when it gets something else."""
-
-    def read(text: str) -> T:
-        try:
-            value = convert(text)
-        except ValueError:
-            value = None
-        if value is None or not allows(value):
-            raise argparse.ArgumentTypeError(f"{text!r}: must be {wanted}")
-        return value
-
-    return read
-
-
-_INFINITY = float("inf")
-_count = _value(int, lambda n: n >= 1, "an integer of at least 1")
-_guidance = _value(float, lambda g: 1 <= g < _INFINITY, "a number of at least 1 (1 = off)")
-_temperature = _value(float, lambda t: 0 < t < _INFINITY, "a number above 0")
-_positive = _value(float, lambda rate: 0 < rate < _INFINITY, "a number above 0")
-_top_k = _value(int, lambda k: k >= 0, "an integer of at least 0 (0 = off)")
-_top_p = _value(float, lambda p: 0 < p <= 1, "a number above 0 and at most 1 (1 = off)")
-_seed = _value(lambda text: checked_seed(int(text)), lambda seed: True, "from 0 to 2**63 - 1")
-_caption = _value(str.strip, bool, "a caption, not an empty one")
-_tokens = _value(int, lambda tokens: tokens >= 2, "auto or an integer of at least 2")
-
-
-def _window(text: str) -> Any:
-    return text if text == "auto" else _tokens(text)
-
-
-def _passes(text: str) -> Any:
-    return text if text == "sweep" else _count(text)
-
-
-def _methods(text: str) -> tuple[str, ...]:
-    names = tuple(dict.fromkeys(name.strip() for name in text.split(",")))
-    for name in names:
-        if name not in METHODS:
-            raise argparse.ArgumentTypeError(f"no method {name!r}: {nearest(name, METHODS)}")
-    return names

@@ -24,16 +24,17 @@ import transformers
 import sjd2
 from sjd2.cli.arguments import complain, parse
 from sjd2.cli.compare import compare, comparison_picture, comparison_table
-from sjd2.cli.drawing import DEMO, check_captions, choose_device, draw, load, verdicts
-from sjd2.cli.files import (
+from sjd2.config import DecodingConfig, seeds_for
+from sjd2.kernels._dispatch import select
+from sjd2.pictures.drawing import DEMO, check_captions, choose_device, draw, load, verdicts
+from sjd2.pictures.files import (
     check_target,
     file_name,
     picture_paths,
     write_atomically,
     write_picture,
 )
-from sjd2.config import DecodingConfig, seeds_for
-from sjd2.kernels._dispatch import select
+from sjd2.pictures.gallery import text_table
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -176,6 +177,49 @@ def _finetune(given: argparse.Namespace) -> None:
     print(given.out)
 
 
+def _trace(given: argparse.Namespace) -> None:
+    from sjd2.cli import trace
+
+    select(given.backend)
+    path = trace.target(given)
+    model, processor = _load(given)
+    told = trace.run(given, path, model, processor, _sampling(given))
+    if given.json:
+        _print_json(given, model=given.model, **told)
+        return
+    if not given.quiet:
+        head = ["method", "forwards", "tokens per forward"]
+        rows = [[one["label"], one["forwards"], len(one["committed_at"])] for one in told["traces"]]
+        table = [[label, str(n), f"{tokens / n:.2f}"] for label, n, tokens in rows]
+        print(text_table([head, *table]), end="\n\n")
+    print(path)
+
+
+def _app(given: argparse.Namespace) -> None:
+    try:
+        from sjd2 import app
+    except ImportError as error:
+        raise ValueError(f"the page needs more: pip install 'sjd2[app]' ({error})") from error
+    given.captions, given.quiet = (), False
+    model, processor = _load(given)
+    app.serve(model, processor, given.port, opens_browser=not given.no_browser)
+
+
+def _evaluate(given: argparse.Namespace) -> None:
+    from sjd2.cli import evaluation
+
+    evaluation.check(given)
+    model, processor = _load(given)
+    is_watched = sys.stderr.isatty() and not given.quiet
+    found = evaluation.run(given, model, processor, is_watched)
+    if given.json:
+        _print_json(given, out=given.out, **found)
+        return
+    if not given.quiet:
+        print(text_table(evaluation.printed(found)), end="\n\n")
+    print(Path(given.out) / "report.html")
+
+
 def _convert(given: argparse.Namespace) -> None:
     from safetensors.torch import save
 
@@ -285,6 +329,9 @@ def _print_json(given: argparse.Namespace, **values: Any) -> None:
 _COMMANDS = {
     "generate": _generate,
     "compare": _compare,
+    "trace": _trace,
+    "app": _app,
+    "evaluate": _evaluate,
     "finetune": _finetune,
     "convert": _convert,
     "info": _info,

@@ -8,9 +8,9 @@ from typing import Any
 
 from PIL import Image
 
-from sjd2.cli.drawing import Drawing, draw, verdicts
-from sjd2.cli.gallery import Column, compose, text_table
 from sjd2.config import DecodingConfig
+from sjd2.pictures.drawing import Drawing, draw, verdicts
+from sjd2.pictures.gallery import Column, compose, text_table
 
 BASELINE = "ar"
 # By the name in `--methods`: the heading, and the settings that make the method.

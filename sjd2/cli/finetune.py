@@ -7,12 +7,13 @@ import os
 from pathlib import Path
 from typing import Any
 
-from sjd2.cli.drawing import DEMO, prompt_of
+from sjd2.cli.values import read_lines
 from sjd2.finetune.corrector import CorrectorSettings
 from sjd2.finetune.data import Example, picture_tokens, read_examples
 from sjd2.finetune.settings import FinetuneSettings
 from sjd2.finetune.trainer import caption_inputs, finetune, finetune_corrector, split
 from sjd2.models import family_of
+from sjd2.pictures.drawing import DEMO, prompt_of
 
 _DEMO_PROMPTS = 4096
 
@@ -119,8 +120,4 @@ def _read_prompts(source: str) -> list[str]:
 
         learned = [sample_scene(seed, "train").caption for seed in range(_DEMO_PROMPTS)]
         return learned + held_out_captions(CorrectorSettings.evaluated, seed=4)
-    try:
-        lines = Path(source).expanduser().read_text().splitlines()
-    except (OSError, UnicodeDecodeError) as error:
-        raise ValueError(f"{source}: cannot be read as text ({error})") from error
-    return [line.strip() for line in lines if line.strip()]
+    return read_lines(source)

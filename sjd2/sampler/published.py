@@ -33,7 +33,7 @@ def verify_as_published(
     drafts = _nearest(noise, window)
     window = window._replace(slots=torch.cat((window.slots[:, :1], drafts), dim=1))
     verdict = verify_window(logits, window, replace(rules, coupling="independent"), **at)
-    return _retain(verdict, window, target_log_probs(logits, rules), noise)
+    return retain(verdict, window, target_log_probs(logits, rules), noise.steps == 0)
 
 
 def _nearest(noise: Noise, window: Window) -> Tensor:
@@ -44,16 +44,28 @@ def _nearest(noise: Noise, window: Window) -> Tensor:
     return torch.where(noise.steps > 0, nearest, window.tokens)
 
 
-def _retain(verdict: Verdict, window: Window, log_p: Tensor, noise: Noise) -> Verdict:
-    """Put back the clean drafts that were not accepted, where their ratio is at least one half."""
-    width, entering = window.tokens.shape[1], verdict.window.tokens.shape[1]
+def retain(verdict: Verdict, window: Window, log_p: Tensor, clean: Tensor) -> Verdict:
+    """Put back the clean drafts that were not accepted, where their ratio is at least one half.
+
+    Args:
+        verdict: on the window.
+        window: as it was fed.
+        log_p: float [B, W, V], target log-probabilities.
+        clean: bool [B, W], drafts that are tokens.
+    """
+    width = window.width
     log_ratio = log_p.gather(-1, window.tokens.unsqueeze(-1)).squeeze(-1) - draft_log_probs(
         window, log_p.shape[-1]
     )
     behind = torch.arange(width, device=log_p.device) >= verdict.accept_length[:, None]
-    stays = behind & (noise.steps == 0) & (log_ratio >= _RETAINED)
-    tokens = torch.where(stays, window.tokens, verdict.tokens)
-    source = torch.arange(entering, device=log_p.device) + verdict.accept_length[:, None]
+    stays = behind & clean & (log_ratio >= _RETAINED)
+    return with_tokens(verdict, torch.where(stays, window.tokens, verdict.tokens))
+
+
+def with_tokens(verdict: Verdict, tokens: Tensor) -> Verdict:
+    """The verdict with other tokens [B, W], and with those that are left in the next window."""
+    width, entering = tokens.shape[1], verdict.window.width
+    source = torch.arange(entering, device=tokens.device) + verdict.accept_length[:, None]
     moved = tokens.gather(1, source.clamp(max=width - 1))
     drafts = torch.where(source < width, moved, verdict.window.tokens)
     slots = torch.cat((verdict.window.slots[:, :1], drafts), dim=1)

@@ -4,22 +4,6 @@ import pytest
 from transformers.utils import logging as upstream_logging
 
 from sjd2.cli import commands
-from sjd2.demo.build import build_generation_config, build_processor, save
-from sjd2.demo.captions import VOCABULARY
-from tests.janus_model import LENGTH, tiny_janus
-
-
-@pytest.fixture(scope="session")
-def folder(tmp_path_factory):
-    """A tiny random Janus with a processor, as `save_pretrained` writes them."""
-    path = tmp_path_factory.mktemp("model")
-    processor = build_processor(VOCABULARY)
-    model = tiny_janus()
-    # Upstream's default is a grid for pictures of another size.
-    model.config.vq_config.num_patches = int(LENGTH**0.5)
-    model.generation_config = build_generation_config(processor.tokenizer, guidance=2.0)
-    save(model, processor, path)
-    return path
 
 
 @pytest.fixture(autouse=True)

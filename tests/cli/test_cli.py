@@ -14,9 +14,9 @@ from PIL import Image
 
 import sjd2
 from sjd2.cli import commands
-from sjd2.cli.drawing import _EXAMPLE
 from sjd2.demo import WEIGHTS
 from sjd2.demo.__main__ import demo
+from sjd2.pictures.drawing import EXAMPLE
 from tests.cli.requests import DISCS, RING, everything_in, one_line
 from tests.janus_model import LENGTH
 
@@ -289,7 +289,7 @@ def test_demo_replaces_its_own_picture_and_says_what_to_do_next(folder, monkeypa
 @pytest.mark.skipif(not (WEIGHTS / "model.safetensors").exists(), reason="not trained yet")
 def test_the_embedded_model_is_the_default(capsys):
     """Kills: another default model, and the checker kept out of the account."""
-    assert commands.main(["generate", _EXAMPLE, "--json"]) == 0
+    assert commands.main(["generate", EXAMPLE, "--json"]) == 0
     (picture,) = json.loads(capsys.readouterr().out)["pictures"]
     assert picture["passed"] in (True, False)
     with Image.open(picture["path"]) as drawn:

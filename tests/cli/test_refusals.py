@@ -5,8 +5,8 @@ import torch
 import transformers
 
 from sjd2.cli import commands
-from sjd2.cli.drawing import _EXAMPLE
 from sjd2.demo.captions import parse_caption
+from sjd2.pictures.drawing import EXAMPLE
 from tests.cli.requests import RING, everything_in, one_line
 from tests.janus_model import tiny_janus
 
@@ -133,8 +133,8 @@ def test_unknown_words_are_named_with_the_nearest_known_one(run, monkeypatch):
     monkeypatch.setattr(commands, "draw", lambda *_: pytest.fail("something was drawn"))
     result = run("generate", RING, "a red rng above a Zebra")
     assert one_line(result, "does not know 'rng' (did you mean 'ring'?), 'Zebra'; it knows")
-    assert f"{_EXAMPLE!r}" in result[2]
-    assert parse_caption(_EXAMPLE)
+    assert f"{EXAMPLE!r}" in result[2]
+    assert parse_caption(EXAMPLE)
 
 
 def test_a_caption_that_is_too_long_is_told_in_one_line(run):

@@ -20,7 +20,7 @@ from sjd2.patching import accelerated, decoding_stats
 from sjd2.sampler import DecodingStats
 
 DEMO = "demo"
-_EXAMPLE = "a red ring above a blue square"
+EXAMPLE = "a red ring above a blue square"
 _HUB_ID = re.compile(r"[\w-][\w.-]*/[\w-][\w.-]*")
 
 
@@ -136,7 +136,7 @@ def check_captions(processor: Any, captions: Sequence[str]) -> None:
         if unknown:
             vocabulary = [word for word in tokenizer.get_vocab() if word.isalpha()]
             named = ", ".join(_with_nearest(word, vocabulary) for word in unknown)
-            hint = "" if _knows_no(tokenizer, _EXAMPLE) else f"; it knows e.g. {_EXAMPLE!r}"
+            hint = "" if _knows_no(tokenizer, EXAMPLE) else f"; it knows e.g. {EXAMPLE!r}"
             raise ValueError(f"caption {caption!r}: this model does not know {named}{hint}")
 
 
@@ -156,7 +156,7 @@ def draw(
     captions: Sequence[str],
     seeds: Sequence[int],
     config: DecodingConfig,
-    companions: Mapping[str, str | None] | None = None,
+    companions: Mapping[str, Any] | None = None,
     **sampling: float,
 ) -> Drawing:
     """Draw every caption once with every seed, all in one call of `generate`.
@@ -179,12 +179,7 @@ def draw(
         ValueError: a setting or a caption that the model cannot take, before any forward.
         OSError: there is no adapter in the folder.
     """
-    inputs = processor(
-        text=[prompt_of(processor, caption) for caption in captions],
-        generation_mode="image",
-        return_tensors="pt",
-        padding=True,
-    ).to(model.device)
+    inputs = prompt_inputs(model, processor, captions)
     with accelerated(model, config, **(companions or {})):
         tokens = model.generate(
             **inputs,
@@ -203,6 +198,16 @@ def draw(
         tokens=tokens.cpu(),
         stats=stats,
     )
+
+
+def prompt_inputs(model: Any, processor: Any, captions: Sequence[str]) -> Any:
+    """What `generate` takes of the captions: a mapping of tensors, on the model's device."""
+    return processor(
+        text=[prompt_of(processor, caption) for caption in captions],
+        generation_mode="image",
+        return_tensors="pt",
+        padding=True,
+    ).to(model.device)
 
 
 def prompt_of(processor: Any, caption: str) -> str:

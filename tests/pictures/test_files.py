@@ -6,7 +6,13 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
-from sjd2.cli.files import check_target, file_name, picture_paths, write_atomically, write_picture
+from sjd2.pictures.files import (
+    check_target,
+    file_name,
+    picture_paths,
+    write_atomically,
+    write_picture,
+)
 
 
 @pytest.mark.parametrize("error", [RuntimeError, KeyboardInterrupt])

@@ -1,4 +1,4 @@
-"""Picture files of the command line: what they are called, and that each is whole or not there."""
+"""Files of the command line: what they are called, and that each is whole or not there."""
 
 from __future__ import annotations
 
@@ -124,6 +124,12 @@ def write_picture(path: Path, picture: Image.Image, *, force: bool = False) -> N
     kind, options = PICTURE_FORMATS[path.suffix.lower()]
     rgb = picture.convert("RGB")
     write_atomically(path, lambda file: rgb.save(file, kind, **options), force=force)
+
+
+def write_text(path: Path, text: str) -> None:
+    """Write or replace a text file in UTF-8; Raises as `write_atomically`."""
+    data = text.encode()
+    write_atomically(path, lambda file: file.write(data), force=True)
 
 
 def _part(folder: Path) -> Path:

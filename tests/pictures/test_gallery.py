@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from PIL import Image, ImageChops
 
-from sjd2.cli.gallery import Column, compose, text_table
+from sjd2.pictures.gallery import Column, compose, text_table
 
 COLOURS = [[(200, 30, 30), (30, 200, 30)], [(30, 30, 200), (120, 60, 10)]]
 

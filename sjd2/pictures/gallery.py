@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cache
 
 from PIL import Image, ImageDraw, ImageFont
 from PIL.ImageFont import FreeTypeFont
 
-_PAPER, _INK, _GREY, _TRACK = "#ffffff", "#1b1f24", "#656d76", "#e7eaee"
-_ACCENT, _PLAIN = "#0b8a6f", "#8b949e"
+PAPER, INK, GREY, TRACK = "#ffffff", "#1b1f24", "#656d76", "#e7eaee"
+ACCENT, PLAIN = "#0b8a6f", "#8b949e"
 _SMALLEST_CELL = 256  # pixels; smaller pictures are enlarged by a whole factor, up to about this
 
 
@@ -59,7 +60,7 @@ def compose(captions: Sequence[str], columns: Sequence[Column]) -> Image.Image:
             left + len(columns) * (width + gap) - gap + margin,
             top + len(captions) * (height + gap) - gap + margin,
         ),
-        _PAPER,
+        PAPER,
     )
     pen = ImageDraw.Draw(sheet)
     corners = _rounded(width, height, round(0.5 * unit))
@@ -75,7 +76,9 @@ def compose(captions: Sequence[str], columns: Sequence[Column]) -> Image.Image:
     return sheet
 
 
-def _font(size: float) -> FreeTypeFont | ImageFont.ImageFont:
+@cache
+def font(size: float) -> FreeTypeFont | ImageFont.ImageFont:
+    """The font that Pillow ships, in pixels."""
     return ImageFont.load_default(round(size))
 
 
@@ -88,18 +91,18 @@ def _write_heading(
 ) -> None:
     """Title, notes and the bar."""
     x, y = at
-    colour = _PLAIN if column.is_baseline else _ACCENT
+    colour = PLAIN if column.is_baseline else ACCENT
     base = y + 1.5 * unit
-    font = _font(1.6 * unit)
+    bold = font(1.6 * unit)
     # The only font that Pillow ships has one weight; a thin outline makes it a bold one.
-    pen.text((x, base), column.title, _INK, font, anchor="ls", stroke_width=0.025 * unit)
-    badge = x + font.getlength(column.title) + 0.8 * unit
-    pen.text((badge, base), column.badge, colour, _font(1.2 * unit), anchor="ls")
+    pen.text((x, base), column.title, INK, bold, anchor="ls", stroke_width=0.025 * unit)
+    badge = x + bold.getlength(column.title) + 0.8 * unit
+    pen.text((badge, base), column.badge, colour, font(1.2 * unit), anchor="ls")
     for line, note in enumerate(column.notes):
-        pen.text((x, y + (2.4 + 1.7 * line) * unit), note, _GREY, _font(1.2 * unit))
+        pen.text((x, y + (2.4 + 1.7 * line) * unit), note, GREY, font(1.2 * unit))
     bar = y + (2.4 + 1.7 * len(column.notes) + 0.35) * unit
     thickness = 0.45 * unit
-    for share, paint in ((1.0, _TRACK), (column.share, colour)):
+    for share, paint in ((1.0, TRACK), (column.share, colour)):
         end = x + max(thickness, share * (width - 1))
         pen.rounded_rectangle((x, bar, end, bar + thickness), thickness / 2, paint)
 
@@ -112,22 +115,22 @@ def _write_caption(
     unit: float,
 ) -> None:
     """A caption on as many lines as it takes; what has no room ends in an ellipsis."""
-    font = _font(1.3 * unit)
-    lines = _wrap(caption, room[0], font)
+    face = font(1.3 * unit)
+    lines = wrap(caption, room[0], face)
     fitting = max(1, int(room[1] / (1.8 * unit)))
     if len(lines) > fitting:
         lines = [*lines[: fitting - 1], lines[fitting - 1] + " …"]
     x, middle = middle_left
     y = middle - 0.9 * unit * len(lines)
     for number, line in enumerate(lines):
-        pen.text((x, y + 1.8 * unit * number), line, _INK, font)
+        pen.text((x, y + 1.8 * unit * number), line, INK, face)
 
 
-def _wrap(text: str, width: float, font: FreeTypeFont | ImageFont.ImageFont) -> list[str]:
+def wrap(text: str, width: float, face: FreeTypeFont | ImageFont.ImageFont) -> list[str]:
     """Lines of whole words, as wide as fits; a word that is wider has a line of its own."""
     lines: list[str] = []
     for word in text.split():
-        if lines and font.getlength(f"{lines[-1]} {word}") <= width:
+        if lines and face.getlength(f"{lines[-1]} {word}") <= width:
             lines[-1] += f" {word}"
         else:
             lines.append(word)

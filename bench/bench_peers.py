@@ -1,0 +1,84 @@
+"""The table of the README's claims: the methods of sjd2 beside the rules of published decoders.
+
+    python bench/bench_peers.py --out out/peers            # stopped, it goes on there
+    python bench/bench_peers.py --out out/peers --readme   # also put the table into README.md
+    python bench/bench_peers.py --out out/quick --captions 8 --seeds 1 --windows 32
+
+Held-out captions and the embedded model, every method from the same seeds, at the model's own
+guidance. Total variation is that of whole pictures of a model small enough to be enumerated.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from dataclasses import replace
+from pathlib import Path
+
+import torch
+from drawing import ROOT, put_between
+from peers import PEERS
+
+from sjd2.demo.scenes import held_out_captions
+from sjd2.evaluate import Method, Plan, choose_methods, companions_of, evaluate
+from sjd2.evaluate.report import as_markdown
+from sjd2.pictures.drawing import DEMO, load
+
+sys.path.insert(0, str(ROOT))  # the model that can be enumerated lies with the tests
+from peers.variation import total_variation
+
+
+def contestants(companions: dict, samples: int) -> tuple[dict[str, Method], float]:
+    """All methods with their distances from the law, and the distance that chance shows."""
+    methods: dict[str, Method] = {}
+    floor = 0.0
+    # A corrector or an adapter belongs to its model; their laws are proven in tests/sampler.
+    for name, method in choose_methods(None, companions).items():
+        distance = None
+        if not method.companions:
+            distance, floor = total_variation(method, samples)
+        methods[name] = replace(method, total_variation=distance)
+    for name, peer in PEERS.items():
+        distance, _ = total_variation(peer.method(), samples)
+        methods[name] = peer.method(distance)
+    return methods, floor
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--out", type=Path, required=True, help="folder of the report")
+    parser.add_argument("--captions", type=int, default=64)
+    parser.add_argument("--seeds", type=int, default=2)
+    parser.add_argument("--windows", type=int, nargs="+", default=[16, 32, 64, 96])
+    parser.add_argument("--batch", type=int, default=8)
+    parser.add_argument("--samples", type=int, default=200_000, help="pictures of the tiny model")
+    parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
+    parser.add_argument("--readme", action="store_true", help="put the table into README.md")
+    given = parser.parse_args()
+
+    model, processor = load(DEMO, torch.device(given.device))
+    companions = companions_of(model)
+    methods, floor = contestants(companions, given.samples)
+    plan = Plan(
+        model_name=DEMO,
+        captions=tuple(held_out_captions(given.captions, seed=2)),
+        seeds=tuple(range(given.seeds)),
+        methods=methods,
+        windows=tuple(given.windows),
+        guidance=model.generation_config.guidance_scale,
+        temperature=1.0,
+        batch=given.batch,
+        backend="eager",
+    )
+    found, timings = evaluate(
+        model, processor, plan, given.out, companions, floor=floor, show_progress=True
+    )
+    text = as_markdown(found, timings).strip()
+    print(text)
+    if given.readme:
+        command = " ".join(["python", "bench/bench_peers.py", *sys.argv[1:]])
+        put_between(ROOT / "README.md", "bench_peers", f"{text}\n\nMade by `{command}`.")
+
+
+if __name__ == "__main__":
+    main()

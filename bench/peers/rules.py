@@ -1,0 +1,145 @@
+"""The decision rules of published decoders, each as a wrapper of `verify_window`.
+
+A rule is called like the operation, with the operation itself in front. Written from the papers;
+where a paper leaves something open, the docstring says what was taken.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import replace
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from sjd2.kernels import DraftKind, Rules, Verdict, Window
+from sjd2.kernels._philox import Stream
+from sjd2.kernels.reference.target import target_log_probs
+from sjd2.kernels.reference.verify_window import PhiloxDraws, decide, grammar_at, stored_at
+from sjd2.sampler.published import retain, with_tokens
+
+Op = Callable[..., Verdict]
+Rule = Callable[..., Verdict]
+
+
+def sjd(op: Op, logits: Tensor, window: Window, rules: Rules, **at: Any) -> Verdict:
+    """SJD: all that was not accepted is drawn again; random tokens enter, known for certain.
+
+    The release gives a token that enters the law "this token": it is accepted with p(x), and
+    recovered from p without x. At batch 1 that is exact; the release cuts larger batches to their
+    slowest row, which is not, and not done here.
+
+    Source: Teng et al., arXiv 2410.01699.
+    """
+    return op(logits, _certain(window), replace(rules, coupling="independent"), **at)
+
+
+def gumbel_coupling(op: Op, logits: Tensor, window: Window, rules: Rules, **at: Any) -> Verdict:
+    """Every draft of a position is drawn with the same Gumbel noise; the criterion is the ratio.
+
+    Source: So et al., arXiv 2510.24211.
+    """
+    return _decide(_SharedNoise, logits, window, replace(rules, coupling="independent"), **at)
+
+
+def retention(op: Op, logits: Tensor, window: Window, rules: Rules, **at: Any) -> Verdict:
+    """SJD++: behind the first rejection, drafts that pass the criterion themselves stay.
+
+    The others are drawn from p, not from the residual, and all are said to come from p: from the
+    second time on that a draft is turned down, a token is too likely where its draft was likely.
+    Which confidence lets a draft stay is taken to be the criterion itself.
+
+    Source: Teng et al., arXiv 2512.07503.
+    """
+    window = _certain(window)
+    verdict = op(logits, window, replace(rules, coupling="independent"), **at)
+    coupled = op(logits, window, replace(rules, coupling="maximal"), **at)
+    columns = torch.arange(window.width, device=logits.device)
+    behind = columns >= verdict.accept_length[:, None]
+    # A residual never gives the token that was turned down, so equality means that it was kept.
+    stays = behind & (coupled.tokens == window.tokens)
+    return with_tokens(verdict, torch.where(stays, window.tokens, verdict.tokens))
+
+
+def half_retention(op: Op, logits: Tensor, window: Window, rules: Rules, **at: Any) -> Verdict:
+    """SJD2's rule on drafts that are tokens: what has a ratio of one half or more stays.
+
+    Denoising is left out: it needs a model that was trained for it (`accelerate(exact=False)` has
+    both).
+
+    Source: arXiv 2510.08994.
+    """
+    window = _certain(window)
+    verdict = op(logits, window, replace(rules, coupling="independent"), **at)
+    log_p = target_log_probs(logits, rules)
+    return retain(verdict, window, log_p, torch.ones_like(window.tokens, dtype=torch.bool))
+
+
+def grouping(op: Op, logits: Tensor, window: Window, rules: Rules, **at: Any) -> Verdict:
+    """GSD: the criterion compares a group of tokens of like probability, not the draft alone.
+
+    A group is the draft and the tokens that stand around it when p is sorted, nine in all (two of a
+    vocabulary too small for that); the residual is that of single tokens.
+
+    Source: So et al., arXiv 2508.07747.
+    """
+    log_p = target_log_probs(logits, rules)
+    ratio = _group_log_ratio(log_p, _certain(window))
+
+    class Grouped(PhiloxDraws):
+        def accept(self, log_ratio: Tensor) -> Tensor:
+            return super().accept(ratio)
+
+    rules = replace(rules, coupling="independent")
+    return _decide(Grouped, logits, _certain(window), rules, **at)
+
+
+class _SharedNoise(PhiloxDraws):
+    """Drafts of a position share their noise through all iterations; nothing else does."""
+
+    def choose(self, log_weights: Tensor, rows: Tensor, columns: Tensor, stream: Stream) -> Tensor:
+        draws: Any = super()
+        if stream == Stream.DRAFT:
+            draws = PhiloxDraws(self.seed, self.position, iteration=0)
+        return draws.choose(log_weights, rows, columns, stream)
+
+
+def _decide(
+    draws: type[PhiloxDraws],
+    logits: Tensor,
+    window: Window,
+    rules: Rules,
+    *,
+    seed: Tensor,
+    position: Tensor,
+    iteration: int,
+    grammar: Tensor | None = None,
+    **at: Any,
+) -> Verdict:
+    """`verify_window` with other draws."""
+    forced = None if grammar is None else grammar_at(grammar, position, logits.shape[1])
+    log_p = target_log_probs(logits, rules, forced)
+    made = draws(seed, position, iteration)
+    return decide(log_p, window, rules, made, position=position, grammar=grammar, **at)
+
+
+def _certain(window: Window) -> Window:
+    """Random drafts with the law of a token that is known for certain."""
+    is_random = window.kinds == DraftKind.UNIFORM
+    return window._replace(kinds=window.kinds.masked_fill(is_random, int(DraftKind.ONEHOT)))
+
+
+def _group_log_ratio(log_p: Tensor, window: Window) -> Tensor:
+    """log(p / q) of the groups around the drafts, [B, W]; no draft of the window is uniform."""
+    vocabulary = log_p.shape[-1]
+    size = min(9, max(2, vocabulary // 2))
+    order = log_p.argsort(dim=-1)
+    rank = order.argsort(dim=-1).gather(-1, window.tokens[..., None])
+    first = (rank - size // 2).clamp(min=0, max=vocabulary - size)
+    group = order.gather(-1, first + torch.arange(size, device=log_p.device))
+    rows = torch.arange(len(log_p), device=log_p.device)[:, None, None]
+    full = window.law[rows, stored_at(window)[..., None], group].logsumexp(dim=-1)
+    certain = torch.zeros_like(full)
+    log_q = torch.where(window.kinds == DraftKind.FULL, full, certain)
+    return log_p.gather(-1, group).logsumexp(dim=-1) - log_q

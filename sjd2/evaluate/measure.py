@@ -1,0 +1,167 @@
+"""Draws what a plan asks for and keeps every call's account on disk, so that a run can go on."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Mapping
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+from torch import Tensor, nn
+from tqdm.auto import tqdm
+
+import sjd2
+from sjd2.checkpoint import save_json
+from sjd2.evaluate.meters import Stopwatch, peak_memory, reset_peak_memory
+from sjd2.evaluate.plan import Plan, Setting, Unit
+from sjd2.models import family_of
+from sjd2.models.companions import fingerprint
+from sjd2.pictures.drawing import Drawing, draw, verdicts
+from sjd2.pictures.files import write_picture
+
+# Of one call: what `decoding_stats` says of every picture, what was judged, what it cost.
+Account = dict[str, Any]
+
+
+class Measurement:
+    """Measures the units of a plan on one model.
+
+    Args:
+        model: of a supported family, on its device.
+        processor: its processor.
+        plan: what to draw.
+        companions: the adapter and the corrector, None where there is none.
+        out: folder; takes `parts/`, an account per call, and `pictures/`.
+    """
+
+    def __init__(
+        self,
+        model: Any,
+        processor: Any,
+        plan: Plan,
+        companions: Mapping[str, nn.Module | None],
+        out: Path,
+    ) -> None:
+        self.model, self.processor, self.plan, self.out = model, processor, plan, out
+        self.companions = companions
+        self._backbone = family_of(model).backbone
+        self._of_model = {
+            "sjd2": sjd2.__version__,
+            "model": fingerprint(self._backbone),
+            "device": str(model.device),
+            "dtype": str(model.dtype),
+        }
+        self._warm = False
+
+    def run(self, *, show_progress: bool = False) -> list[tuple[Unit, Account]]:
+        """Every unit with its account; what an earlier run has measured is not drawn again.
+
+        Raises:
+            ValueError: a setting or a caption that the model cannot take.
+            OSError: the folder cannot be written.
+        """
+        (self.out / "parts").mkdir(parents=True, exist_ok=True)
+        units = list(self.plan.units())
+        total = sum(len(unit.captions) for unit in units)
+        accounts = []
+        with tqdm(total=total, unit="picture", disable=not show_progress) as bar:
+            for unit in units:
+                bar.set_description(unit.setting.slug)
+                accounts.append((unit, self.account(unit)))
+                bar.update(len(unit.captions))
+        return accounts
+
+    def account(self, unit: Unit) -> Account:
+        """The account of a unit, drawn unless it is on disk with all its pictures."""
+        path = self.out / "parts" / f"{self._key(unit)}.json"
+        pictures = picture_paths(self.out, unit)
+        try:
+            account: Account = json.loads(path.read_text())
+            if all(picture.is_file() for picture in pictures):
+                return account
+        except (OSError, ValueError):
+            pass  # not there, or written by half when the disk was full: draw it
+        account, drawing = self._draw(unit)
+        for where, picture in zip(pictures, drawing.pictures, strict=True):
+            write_picture(where, picture, force=True)
+        # Last, so that an account is never there without its pictures.
+        save_json(path, account)
+        return account
+
+    def _draw(self, unit: Unit) -> tuple[Account, Drawing]:
+        if not self._warm:
+            # One picture that does not count: only a first call pays for set-up.
+            self._call(unit, unit.captions[:1])
+            self._warm = True
+        reset_peak_memory(self.model.device)
+        with Stopwatch().running(self._backbone) as watch:
+            drawing = self._call(unit, unit.captions)
+        stats = drawing.stats
+        return {
+            "setting": asdict(unit.setting),
+            "first": unit.first,
+            "seed": unit.seed,
+            "tokens": stats.tokens,
+            "forward_passes": list(stats.forward_passes),
+            "accept_lengths": [list(lengths) for lengths in stats.accept_lengths],
+            "digests": [_digest(row) for row in drawing.tokens],
+            "passed": verdicts(self.plan.model_name, drawing),
+            "seconds": stats.seconds,
+            "forward_seconds": watch.seconds,
+            "peak_memory": peak_memory(self.model.device),
+        }, drawing
+
+    def _call(self, unit: Unit, captions: tuple[str, ...]) -> Drawing:
+        setting = unit.setting
+        method = self.plan.methods[setting.method]
+        with method.during():
+            return draw(
+                self.model,
+                self.processor,
+                captions,
+                [unit.seed],
+                self.plan.config(setting),
+                self._companions(setting),
+                guidance_scale=setting.guidance,
+                temperature=setting.temperature,
+                **self.plan.sampling,
+            )
+
+    def _companions(self, setting: Setting) -> dict[str, nn.Module | None]:
+        wanted = self.plan.methods[setting.method].companions
+        return {
+            kind: self.companions.get(kind) if kind in wanted else None
+            for kind in ("adapter", "corrector")
+        }
+
+    def _key(self, unit: Unit) -> str:
+        """Names everything that an account depends on."""
+        companions = self._companions(unit.setting)
+        method = self.plan.methods[unit.setting.method]
+        told = {
+            **self._of_model,
+            "companions": {kind: one and fingerprint(one) for kind, one in companions.items()},
+            "config": asdict(self.plan.config(unit.setting)),
+            "method": (unit.setting.method, method.label),
+            "setting": asdict(unit.setting),
+            "sampling": dict(self.plan.sampling),
+            "captions": unit.captions,
+            "first": unit.first,
+            "seed": unit.seed,
+        }
+        text = json.dumps(told, sort_keys=True)
+        return hashlib.sha256(text.encode()).hexdigest()[:32]
+
+
+def picture_paths(out: Path, unit: Unit) -> list[Path]:
+    """Where the pictures of a unit lie."""
+    folder = out / "pictures" / unit.setting.slug
+    numbers = range(unit.first, unit.first + len(unit.captions))
+    return [folder / f"{number:04d}-seed{unit.seed}.png" for number in numbers]
+
+
+def _digest(tokens: Tensor) -> str:
+    """What tells a picture's tokens from those of others."""
+    return hashlib.sha256(tokens.long().numpy().tobytes()).hexdigest()[:16]

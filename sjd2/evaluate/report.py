@@ -1,0 +1,147 @@
+"""`results.md` and `report.html`: the table, its plots and how they were made, in one file each."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Sequence
+from html import escape
+from typing import Any
+
+from sjd2.evaluate.plan import BASELINE
+from sjd2.evaluate.plots import histogram, line_plot, stacked_bars
+from sjd2.evaluate.tables import Row, head_and_cells, markdown
+
+_STYLE = """
+:root { color-scheme: light }
+body { font: 15px/1.5 system-ui, sans-serif; color: #1b1f24; margin: 2rem auto; max-width: 76rem;
+  padding: 0 1rem }
+table { border-collapse: collapse; font-variant-numeric: tabular-nums; display: block;
+  overflow-x: auto }
+th, td { padding: .3rem .6rem; text-align: right; border-bottom: 1px solid #e7eaee }
+th { vertical-align: bottom; font-weight: 600 }
+td { white-space: nowrap }
+th:first-child, td:first-child { text-align: left }
+figure { display: inline-block; width: min(36rem, 100%); margin: 1rem .5rem 1rem 0 }
+figcaption { color: #656d76 }
+svg { width: 100%; height: auto; font: 11px system-ui, sans-serif; fill: #1b1f24 }
+svg .grid { stroke: #e7eaee }
+"""
+
+
+def as_markdown(found: Row, timings: Row) -> str:
+    """The table in Markdown, and above it how it was made.
+
+    Args:
+        found: what `results.json` holds.
+        timings: what `timings.json` holds.
+    """
+    table = markdown(*head_and_cells(found["rows"], timings["rows"]))
+    return "\n\n".join([_how(found, timings), table, *_notes(found)]) + "\n"
+
+
+def as_html(found: Row, timings: Row) -> str:
+    """One page that loads nothing; arguments as `as_markdown`."""
+    head, cells = head_and_cells(found["rows"], timings["rows"])
+    rows = [_html_row("th", head), *(_html_row("td", row) for row in cells)]
+    notes = "".join(f"<p>{escape(note)}</p>" for note in _notes(found))
+    figures = "".join(
+        f"<figure>{svg}<figcaption>{escape(caption)}</figcaption></figure>"
+        for caption, svg in _plots(found, timings)
+    )
+    return (
+        '<!doctype html>\n<html lang="en"><head><meta charset="utf-8">'
+        '<meta name="viewport" content="width=device-width, initial-scale=1">'
+        f"<title>sjd2: decoding of {escape(found['model'])}</title>"
+        f"<style>{_STYLE}</style></head><body>"
+        f"<h1>Decoding of {escape(found['model'])}</h1><p>{escape(_how(found, timings))}</p>"
+        f"<table>{''.join(rows)}</table>{notes}{figures}</body></html>\n"
+    )
+
+
+def _how(found: Row, timings: Row) -> str:
+    where, sampling = timings["environment"], found["sampling"]
+    settings = ", ".join(f"{name.replace('_', ' ')} {value:g}" for name, value in sampling.items())
+    return (
+        f"Captions: {len(found['captions'])}, seeds: {len(found['seeds'])}, batch: "
+        f"{found['batch']}, {settings}; {where['device']}, threads: {where['threads']}, torch "
+        f"{where['torch']}, transformers {where['transformers']}, {where['dtype']}."
+    )
+
+
+def _notes(found: Row) -> list[str]:
+    """What a reader has to know about the columns at hand."""
+    rows = found["rows"]
+    notes = [
+        "Forwards are those of a picture, without the one that reads the prompt. Step compression "
+        "is of the average picture, as decoding_stats gives it; its mean, deviation and "
+        "percentiles are over pictures. Seconds are those of the sampler, without pixels; "
+        '"in forwards" is the share of the model\'s layers in them.'
+    ]
+    if any(row["same_as_ar"] for row in rows):
+        notes.append("Same as ar: pictures whose every token is that of token-by-token decoding.")
+    if any(row["total_variation"] is not None for row in rows):
+        notes.append(
+            "Total variation: distance of the pictures of a model small enough to be enumerated "
+            f"from its law, sampled; an exact rule shows {found['floor']:.3f} by chance."
+        )
+    return notes
+
+
+def _plots(found: Row, timings: Row) -> list[tuple[str, str]]:
+    """Captions and SVG of all plots that the rows have something for."""
+    rows = found["rows"]
+    accelerated = [row for row in rows if row["method"] != BASELINE]
+    plots = []
+    if accelerated:
+        widest = max(row["window"] for row in accelerated)
+        lengths = {row["label"]: _shares(row) for row in accelerated if row["window"] == widest}
+        plots.append(
+            (
+                f"Accept lengths at W = {widest}: tokens that a forward committed.",
+                histogram(lengths, "accept length", "share of forwards"),
+            )
+        )
+        by_window = _lines(accelerated, "window")
+        plots.append(
+            ("Step compression by window.", line_plot(by_window, "window", "step compression"))
+        )
+    for over, unit in (("guidance", "guidance scale"), ("temperature", "temperature")):
+        if curve := found["curves"][over]:
+            window = curve[0]["window"]
+            plots.append(
+                (
+                    f"Step compression by {unit} at W = {window}, first batch only.",
+                    line_plot(_lines(curve, over), unit, "step compression"),
+                )
+            )
+    bars = {}
+    for row, timing in zip(rows, timings["rows"], strict=True):
+        name = row["label"] if row["method"] == BASELINE else f"{row['label']} {row['window']}"
+        bars[name] = {
+            "forwards": timing["forward_seconds_per_picture"],
+            "the rest": timing["rest_seconds_per_picture"],
+        }
+    plots.append(
+        ("Seconds of a picture: in forwards, and in the rest.", stacked_bars(bars, "seconds"))
+    )
+    return plots
+
+
+def _shares(row: Row) -> dict[int, float]:
+    total = sum(row["accept_lengths"].values())
+    return {int(length): count / total for length, count in row["accept_lengths"].items()}
+
+
+def _lines(rows: Sequence[Row], over: str) -> dict[str, list[tuple[float, float]]]:
+    lines: dict[str, list[tuple[float, float]]] = defaultdict(list)
+    for row in rows:
+        lines[row["label"]].append((row[over], row["step_compression"]))
+    return {name: sorted(points) for name, points in lines.items()}
+
+
+def _html_row(cell: str, texts: Sequence[Any]) -> str:
+    # Markdown's emphasis marks a rule that is not exact; a page says it in bold.
+    shown = [
+        f"<b>{escape(text[2:-2])}</b>" if text.startswith("**") else escape(text) for text in texts
+    ]
+    return "<tr>" + "".join(f"<{cell}>{text}</{cell}>" for text in shown) + "</tr>"
