@@ -9,17 +9,9 @@ from typing import Any
 from PIL import Image
 
 from sjd2.config import DecodingConfig
+from sjd2.evaluate.plan import BASELINE, METHODS, choose_methods, companions_of
 from sjd2.pictures.drawing import Drawing, draw, verdicts
 from sjd2.pictures.gallery import Column, compose, text_table
-
-BASELINE = "ar"
-# By the name in `--methods`: the heading, and the settings that make the method.
-METHODS: dict[str, tuple[str, dict[str, Any]]] = {
-    BASELINE: ("ar", {"method": "ar"}),
-    "independent": ("sjd independent", {"method": "sjd", "coupling": "independent"}),
-    "gumbel": ("sjd gumbel", {"method": "sjd", "verify": "gumbel"}),
-    "maximal": ("sjd maximal", {"method": "sjd", "coupling": "maximal"}),
-}
 
 
 @dataclass(frozen=True)
@@ -41,7 +33,7 @@ class Contender:
     @property
     def label(self) -> str:
         """The method in words."""
-        return METHODS[self.method][0]
+        return METHODS[self.method].label
 
     @property
     def forwards(self) -> float:
@@ -66,7 +58,7 @@ def compare(
     captions: Sequence[str],
     seed: int,
     config: DecodingConfig,
-    methods: Sequence[str] = tuple(METHODS),
+    methods: tuple[str, ...] | None = None,
     model_name: str = "",
     announce: Callable[[str], object] = lambda label: None,
     **sampling: float,
@@ -77,7 +69,8 @@ def compare(
         model, processor, captions, config, **sampling: as for `draw`; a method overrules its own
             settings in `config`.
         seed: of every picture.
-        methods: keys of `METHODS`, in the order of the columns.
+        methods: keys of `METHODS`, in the order of the columns; None is all that the adapter and
+            the corrector that the model carries allow.
         model_name: as given to `load`, to find the checker.
         announce: told what is drawn next.
 
@@ -85,17 +78,24 @@ def compare(
         One contender per method.
 
     Raises:
-        ValueError: as `draw`.
+        ValueError: as `draw`; a method that needs what the model does not carry.
     """
+    companions = companions_of(model)
+    chosen = choose_methods(methods, companions)
     drawings: dict[str, Drawing] = {}
     # One picture that does not count: what only a first call pays would fall to the first method.
     announce("one picture to warm up")
-    draw(model, processor, captions[:1], [seed], config, None, **sampling)
-    for method in methods:
-        label, settings = METHODS[method]
-        announce(label)
-        drawings[method] = draw(
-            model, processor, captions, [seed], replace(config, **settings), None, **sampling
+    draw(model, processor, captions[:1], [seed], config, companions, **sampling)
+    for name, method in chosen.items():
+        announce(method.label)
+        drawings[name] = draw(
+            model,
+            processor,
+            captions,
+            [seed],
+            replace(config, **method.settings),
+            {kind: companions[kind] if kind in method.companions else None for kind in companions},
+            **sampling,
         )
     baseline = drawings.get(BASELINE)
     return [

@@ -7,8 +7,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any, TypeVar
 
-from sjd2.cli.compare import METHODS
 from sjd2.config import checked_seed, nearest
+from sjd2.evaluate.plan import METHODS
 
 T = TypeVar("T")
 
