@@ -97,10 +97,10 @@ def companions_of(
     found: dict[str, nn.Module | None] = {}
     given: dict[Kind, str | None] = {"adapter": adapter, "corrector": corrector}
     for kind, wanted in given.items():
-        one = carried(model, kind) if wanted == "auto" else wanted
+        one: Any = carried(model, kind) if wanted == "auto" else wanted
         if isinstance(one, (str, Path)):
             one = (load_adapter if kind == "adapter" else load_corrector)(one)
-        found[kind] = one and one.to(model.device)
+        found[kind] = None if one is None else one.to(model.device)
     return found
 
 

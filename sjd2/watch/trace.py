@@ -53,7 +53,7 @@ class Trace:
         shown = self.forwards if forward is None else forward
         colours = heat(self.committed_at / self.forwards)
         veil = (self.committed_at > shown)[..., None]
-        return Image.fromarray(np.where(veil, np.uint8(_VEIL), colours))
+        return Image.fromarray(np.where(veil, np.array(_VEIL, np.uint8), colours))
 
 
 def traces_of(drawing: Drawing, label: str, row_width: int) -> list[Trace]:
