@@ -118,12 +118,15 @@ class Page:
                 race = gr.Button("Race with ar", elem_id="race")
             with gr.Row():
                 with gr.Column():
-                    picture = _image("accelerated", "picture")
+                    gr.Markdown("accelerated")
+                    picture = _image("picture")
                     counter = gr.Markdown(elem_id="counter")
                 with gr.Column():
-                    heat = _image("when each token was accepted, dark is early", "heat")
+                    gr.Markdown("when each token was accepted: dark is early")
+                    heat = _image("heat")
                 with gr.Column():
-                    slow = _image("ar, token by token", "slow")
+                    gr.Markdown("ar, token by token")
+                    slow = _image("slow")
                     slow_counter = gr.Markdown(elem_id="slow-counter")
             gif = gr.Image(
                 label="the race", type="filepath", format="gif", interactive=False, elem_id="film"
@@ -170,8 +173,11 @@ def serve(
     return page, address
 
 
-def _image(label: str, name: str) -> gr.Image:
-    return gr.Image(label=label, type="pil", format="png", interactive=False, elem_id=name)
+def _image(name: str) -> gr.Image:
+    # Its own label would cover a corner of the picture.
+    return gr.Image(
+        label=name, show_label=False, type="pil", format="png", interactive=False, elem_id=name
+    )
 
 
 def _shown(trace: Trace) -> Shown:

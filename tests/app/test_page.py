@@ -57,11 +57,12 @@ def test_the_page_is_for_this_machine_alone():
 
 def test_the_counter_and_the_pictures_grow_to_the_end(models):
     """Kills: one look at the end, a counter of something else, and a race of two seeds."""
-    shown = list(app.Page(*models).draw(*GOOD))
+    page = app.Page(*models)
+    shown = list(page.draw(*GOOD))
     counters = [re.findall(r"\d+", counter)[:3] for _, _, counter in shown]
     assert [int(tokens) for _, tokens, _ in counters] == sorted(int(t) for _, t, _ in counters)
     assert counters[-1][1:] == [str(LENGTH), str(LENGTH)]
-    *_, raced = app.Page(*models).race(*GOOD)
+    *_, raced = page.race(*GOOD)
     picture, heat, counter, slow, slow_counter, gif = raced
     assert picture.tobytes() == slow.tobytes() == shown[-1][0].tobytes()
     assert heat.size == picture.size

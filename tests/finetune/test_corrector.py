@@ -64,7 +64,7 @@ def test_an_untrained_corrector_predicts_what_the_forward_did() -> None:
     corrector = make_corrector(family, 8)
     batch = next(iter(Moves(family, corrector, INPUTS, SAMPLING, TINY)))
     losses = MoveObjective(family, corrector, 0.1)(**batch)
-    assert losses["total_variation"] == pytest.approx(losses["uncorrected"], abs=1e-3)
+    assert float(losses["total_variation"]) == pytest.approx(float(losses["uncorrected"]), abs=1e-3)
 
 
 def test_a_corrector_learns_and_the_model_stays(tmp_path: Path) -> None:

@@ -174,8 +174,16 @@ def shift_kernel(
     source = (row, row + images * law_width * vocab, vocab, guidance, cooling)
     peak, log_sum, cut = load_law(law_stats + entry[:, None] * STATS)
     log_p = log_probabilities(scores(source, choices, GUIDED), (peak, log_sum, cut))
+    score = log_p + shifted
+    if HAS_GRAMMAR:
+        # A forced column has no law that could be corrected, nor has what entered beside one.
+        beside = tl.load(position + image) - tl.load(offset + image) + stored
+        lawless = forced_at(grammar, beside, grammar_length) >= 0
+        draft = tl.load(slots + image * slots_row + columns + 1, mask=inside, other=0)
+        stays = tl.where(choices == draft[:, None], 0.0, -float("inf"))
+        score = tl.where(lawless[:, None], stays, score)
     out = scores_out + (image * width + columns)[:, None] * vocab + choices
-    tl.store(out, log_p + shifted, mask=inside[:, None] & (choices < vocab))
+    tl.store(out, score, mask=inside[:, None] & (choices < vocab))
 
     if tl.program_id(1) == 0:
         kinds = tl.full((COLUMNS,), _FULL, tl.int32)

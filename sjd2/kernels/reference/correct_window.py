@@ -62,7 +62,14 @@ def correct_window(
         state[rows, at], tokens, features, offsets, position=position, grammar=grammar
     )
     moved = (now - seen[rows, at]) @ shift.T
-    log_q = torch.log_softmax(scored.law[rows, at] + moved, dim=-1)
+    scores = scored.law[rows, at] + moved
+    if grammar is not None:
+        # A forced column has no law that could be corrected, nor has what entered beside one.
+        beside = grammar_at(grammar, position - scored.offset, scored.law.shape[1])
+        token_ids = torch.arange(len(shift), device=scores.device)
+        stays = torch.where(token_ids == window.tokens.unsqueeze(-1), 0.0, -torch.inf)
+        scores = torch.where((beside.gather(1, at) >= 0).unsqueeze(-1), stays, scores)
+    log_q = torch.log_softmax(scores, dim=-1)
     if rules.verify == "greedy":
         drafts = log_q.argmax(dim=-1)
     elif rules.verify == "gumbel":

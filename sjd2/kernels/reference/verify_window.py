@@ -55,7 +55,7 @@ class PhiloxDraws:
     def choose(self, log_weights: Tensor, rows: Tensor, columns: Tensor, stream: Stream) -> Tensor:
         """See `Draws`. An exponential race, one addressed exponential per token."""
         seeds, positions = self.seed[rows], self.position[rows] + columns
-        if log_weights.device.type == "cpu":
+        if _is_host(log_weights):
             # Most of a filtered law is impossible, and noise is what takes the time.
             possible = log_weights != -torch.inf
             if possible.sum() < _SPARSE * possible.numel():
@@ -306,10 +306,15 @@ def _entries(mask: Tensor) -> tuple[Tensor, Tensor]:
     Work is saved by listing them on a CPU. A GPU would have to tell the host how many there are, so
     there every entry is listed, and the caller masks what it writes.
     """
-    if mask.device.type != "cpu":
+    if not _is_host(mask):
         return _all_entries(mask)
     rows, columns = mask.nonzero(as_tuple=True)
     return rows, columns
+
+
+def _is_host(tensor: Tensor) -> bool:
+    """Whether the host can look into a tensor without waiting for a device."""
+    return tensor.device.type == "cpu"
 
 
 def _all_entries(mask: Tensor) -> tuple[Tensor, Tensor]:
