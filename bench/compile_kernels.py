@@ -11,11 +11,13 @@ sizes and warps, and no copy of them.
 from __future__ import annotations
 
 import argparse
+import os
 import re
 import subprocess
 import sys
 import tempfile
 from collections.abc import Callable, Iterator
+from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -238,6 +240,22 @@ def _of_amd(assembly: str, shared: int) -> Compiled:
     return Compiled(number("vgpr_count"), shared, spills)
 
 
+def table_of(name: str) -> tuple[list[str], int]:
+    """The lines of a target, and how many of its launches spill."""
+    # The number of warps that the launch code would choose there.
+    launch.WARP_SIZE = TARGETS[name].warp_size
+    lines, spilling = [], 0
+    for one in launches():
+        needs = compile_for(TARGETS[name], one)
+        spilling += needs.spills > 0
+        kernel = one.kernel.__name__.removesuffix("_kernel")
+        lines.append(
+            f"{kernel:<16} {one.label:<40} {name:<7} {one.options.get('num_warps', 4):>5}  "
+            f"{needs.registers:>9}  {needs.shared:>6}  {needs.spills:>6}"
+        )
+    return lines, spilling
+
+
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--target", choices=TARGETS, action="append")
@@ -246,18 +264,10 @@ def main() -> int:
         sys.exit("TRITON_INTERPRET is set: interpreted kernels cannot be compiled")
     spilling = 0
     print(f"{'kernel':<16} {'launch':<40} {'target':<7} warps  registers  shared  spills")
-    for name in given.target or TARGETS:
-        # The number of warps that the launch code would choose there.
-        launch.WARP_SIZE = TARGETS[name].warp_size
-        for one in launches():
-            needs = compile_for(TARGETS[name], one)
-            spilling += needs.spills > 0
-            kernel = one.kernel.__name__.removesuffix("_kernel")
-            print(
-                f"{kernel:<16} {one.label:<40} {name:<7} {one.options.get('num_warps', 4):>5}  "
-                f"{needs.registers:>9}  {needs.shared:>6}  {needs.spills:>6}",
-                flush=True,
-            )
+    with ProcessPoolExecutor(os.cpu_count()) as pool:
+        for lines, spills in pool.map(table_of, given.target or TARGETS):
+            print(*lines, sep="\n", flush=True)
+            spilling += spills
     print(f"{spilling} launches spill")
     return 1 if spilling else 0
 

@@ -55,7 +55,7 @@ def test_triton_draws_what_its_twins_draw(options: dict[str, Any]) -> None:
 def test_pictures_drawn_by_triton_follow_the_target_law() -> None:
     """Kills: kernels and twins wrong in the same way where the twins are never sampled."""
     model = TableModel(length=2)
-    tokens, _ = draw(DecodingConfig(window=2, backend="triton"), range(300), model)
+    tokens, _ = draw(DecodingConfig(window=2, backend="triton"), range(120), model)
     law = model.picture_law(PROMPT, GUIDED)
     statistic, degrees = chi_square(tokens, law, model.vocab_size)
     assert statistic < threshold(degrees)
