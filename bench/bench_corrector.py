@@ -20,9 +20,10 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from drawing import METHODS, ROOT, Bench, Results, environment, put_between, table, wilson
+from drawing import METHODS, ROOT, Bench, Results, environment, put_between, table
 
 from sjd2.demo import WEIGHTS
+from sjd2.evaluate.summary import wilson
 from sjd2.pictures.drawing import DEMO
 from sjd2.sampler.correction import Correction
 

@@ -20,12 +20,13 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from drawing import METHODS, ROOT, Bench, Results, environment, put_between, table, wilson
+from drawing import METHODS, ROOT, Bench, Results, environment, put_between, table
 from PIL import Image
 
 from sjd2.demo import WEIGHTS
 from sjd2.demo.lm import picture_states, surprises
 from sjd2.demo.scenes import render, sample_scene
+from sjd2.evaluate.summary import wilson
 from sjd2.models import family_of
 from sjd2.pictures.drawing import DEMO, prompt_of
 

@@ -19,6 +19,7 @@ import sjd2
 from sjd2.checkpoint import save_json
 from sjd2.demo.checker import check
 from sjd2.demo.scenes import held_out_captions
+from sjd2.evaluate.summary import wilson
 from sjd2.models.pixels import picture_of
 from sjd2.pictures.drawing import DEMO, load
 
@@ -56,14 +57,6 @@ class Row:
             f"{self.seconds:.1f}",
             f"{self.passed / self.pictures:.1%} ({low:.0%} to {high:.0%})",
         ]
-
-
-def wilson(passed: int, trials: int, z: float = 1.96) -> tuple[float, float]:
-    """Wilson's 95 % interval of a proportion."""
-    share, weight = passed / trials, z * z / trials
-    centre = (share + weight / 2) / (1 + weight)
-    reach = z * (share * (1 - share) / trials + weight / (4 * trials)) ** 0.5 / (1 + weight)
-    return centre - reach, centre + reach
 
 
 class Bench:

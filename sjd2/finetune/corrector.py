@@ -22,7 +22,7 @@ from sjd2.config import CorrectorPasses, DecodingConfig
 from sjd2.finetune.objective import drawing_request
 from sjd2.finetune.rollouts import Inputs
 from sjd2.finetune.settings import TrainingSettings
-from sjd2.kernels.reference.correct_window import neighbours
+from sjd2.kernels.reference.correct_window import activation, neighbours
 from sjd2.kernels.reference.target import target_log_probs
 from sjd2.models.base import ImageModel
 from sjd2.models.corrector import Corrector
@@ -213,9 +213,7 @@ class MoveObjective(nn.Module):
         corrector = self.corrector
         features = corrector.features(self.get_buffer("table"))
         state = corrector.state(hidden.float())
-        was, becomes = (
-            F.silu(state + F.embedding_bag(x, features, mode="sum")) for x in (old, new)
-        )
+        was, becomes = (activation(state, beside, features) for beside in (old, new))
         moved = F.dropout(becomes - was, self.dropout, self.training)
         log_q = torch.log_softmax(log_p.float() + corrector.shift(moved), dim=-1)
         target = target.float()

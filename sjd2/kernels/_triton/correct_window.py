@@ -1,4 +1,4 @@
-"""`activate_window`, and `correct_window` in two launches.
+"""`correct_window` in two launches.
 
 The first writes the scores of every corrected law, one program for some columns and some tokens;
 the second is the one that decides columns in `verify_window`, told that these scores are the
@@ -13,91 +13,15 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
+from sjd2.kernels._triton.activate_window import COLUMNS, INNER, activation
 from sjd2.kernels._triton.columns import MODES, STATS, columns_kernel, forced_at, load_law
 from sjd2.kernels._triton.launch import EXACT, tiles_for, warps
 from sjd2.kernels._triton.law import log_probabilities, scores
 from sjd2.kernels.types import CORRECTIONS, DraftKind, Rules, Window
 
-_COLUMNS = 16  # of a program; no matrix product has fewer rows
 _TOKENS = 64  # of a program
-_INNER = 64  # of the inner layer, at once
 _FULL = tl.constexpr(int(DraftKind.FULL))
 _ONEHOT = tl.constexpr(int(DraftKind.ONEHOT))
-
-
-@triton.jit
-def _activation(
-    state,
-    tokens,
-    at,
-    inside,
-    features,
-    offsets,
-    grammar,
-    grammar_length,
-    nobody,
-    rank,
-    inner,
-    OFFSETS: tl.constexpr,
-    HAS_GRAMMAR: tl.constexpr,
-):
-    """silu(state + features of the neighbours), [columns, inner]; `state` points to both."""
-    is_inner = inner < rank
-    beside = tl.zeros((at.shape[0], inner.shape[0]), tl.float32)
-    for number in tl.static_range(OFFSETS):
-        where = at - tl.load(offsets + number)
-        known = inside & (where >= 0)
-        token = tl.load(tokens + where, mask=known, other=nobody)
-        if HAS_GRAMMAR:
-            forced = tl.load(grammar + where, mask=known & (where < grammar_length), other=-1)
-            token = tl.where(forced >= 0, nobody, token)
-        row = (number * (nobody + 1) + token)[:, None] * rank
-        beside += tl.load(features + row + inner, mask=is_inner, other=0.0)
-    x = tl.load(state, mask=inside[:, None] & is_inner, other=0.0) + beside
-    return x / (1 + tl.exp(-x))
-
-
-@triton.jit
-def activate_kernel(
-    state,
-    tokens,
-    tokens_row,
-    position,
-    features,
-    offsets,
-    grammar,
-    grammar_length,
-    out,
-    nobody,
-    width,
-    rank,
-    OFFSETS: tl.constexpr,
-    HAS_GRAMMAR: tl.constexpr,
-    COLUMNS: tl.constexpr,
-    INNER: tl.constexpr,
-):
-    """Some columns and a part of the inner layer."""
-    image = tl.program_id(2).to(tl.int64)
-    columns = tl.program_id(0) * COLUMNS + tl.arange(0, COLUMNS)
-    inner = (tl.program_id(1) * INNER + tl.arange(0, INNER))[None, :]
-    inside = columns < width
-    entry = (image * width + columns)[:, None] * rank + inner
-    activated = _activation(
-        state + entry,
-        tokens + image * tokens_row,
-        tl.load(position + image) + columns,
-        inside,
-        features,
-        offsets,
-        grammar,
-        grammar_length,
-        nobody,
-        rank,
-        inner,
-        OFFSETS,
-        HAS_GRAMMAR,
-    )
-    tl.store(out + entry, activated, mask=inside[:, None] & (inner < rank))
 
 
 @triton.jit
@@ -147,7 +71,7 @@ def shift_kernel(
     for part in range(INNERS):
         inner = (part * INNER + tl.arange(0, INNER))[None, :]
         here = entry[:, None] * rank + inner
-        now = _activation(
+        now = activation(
             state + here,
             tokens + image * tokens_row,
             at,
@@ -194,45 +118,6 @@ def shift_kernel(
             tl.store(slots_out + image * (width + 1), tl.load(slots + image * slots_row))
 
 
-@torch.library.custom_op("sjd2::activate_window", mutates_args=())
-def _activate_window(
-    state: Tensor,
-    tokens: Tensor,
-    features: Tensor,
-    offsets: Tensor,
-    position: Tensor,
-    grammar: Tensor | None,
-) -> Tensor:
-    images, width, rank = state.shape
-    out = torch.empty_like(state)
-    activate_kernel[(triton.cdiv(width, _COLUMNS), triton.cdiv(rank, _INNER), images)](
-        state,
-        tokens,
-        tokens.stride(0),
-        position,
-        features,
-        offsets,
-        tokens if grammar is None else grammar,
-        0 if grammar is None else len(grammar),
-        out,
-        len(features) // len(offsets) - 1,
-        width,
-        rank,
-        OFFSETS=len(offsets),
-        HAS_GRAMMAR=grammar is not None,
-        COLUMNS=_COLUMNS,
-        INNER=_INNER,
-        num_warps=warps(128),
-        **EXACT,
-    )
-    return out
-
-
-@_activate_window.register_fake
-def _(state: Tensor, *args: Any) -> Tensor:
-    return torch.empty_like(state)
-
-
 @torch.library.custom_op("sjd2::correct_window", mutates_args=())
 def _correct_window(
     slots: Tensor,
@@ -264,7 +149,7 @@ def _correct_window(
     absent = slots
     forced, forced_length = (absent, 0) if grammar is None else (grammar, len(grammar))
     guided = guidance_scale != 1.0
-    shift_kernel[(triton.cdiv(width, _COLUMNS), triton.cdiv(vocab, _TOKENS), images)](
+    shift_kernel[(triton.cdiv(width, COLUMNS), triton.cdiv(vocab, _TOKENS), images)](
         logits,
         logits.shape[1],
         logits_stats,
@@ -292,10 +177,10 @@ def _correct_window(
         OFFSETS=len(offsets),
         GUIDED=guided,
         HAS_GRAMMAR=grammar is not None,
-        COLUMNS=_COLUMNS,
+        COLUMNS=COLUMNS,
         TOKENS=_TOKENS,
-        INNER=_INNER,
-        INNERS=triton.cdiv(rank, _INNER),
+        INNER=INNER,
+        INNERS=triton.cdiv(rank, INNER),
         num_warps=warps(128),
         **EXACT,
     )
@@ -350,21 +235,6 @@ def _outputs(slots: Tensor, kinds: Tensor, shift: Tensor) -> tuple[Tensor, Tenso
 @_correct_window.register_fake
 def _(slots: Tensor, kinds: Tensor, *args: Any) -> tuple[Tensor, ...]:
     return _outputs(slots, kinds, shift=args[12])
-
-
-def activate_window(
-    state: Tensor,
-    tokens: Tensor,
-    features: Tensor,
-    offsets: Tensor,
-    *,
-    position: Tensor,
-    grammar: Tensor | None = None,
-) -> Tensor:
-    """Triton path of `sjd2.kernels.activate_window`; see there for the arguments."""
-    state = state.contiguous()
-    out: Tensor = _activate_window(state, tokens, features, offsets, position, grammar)
-    return out
 
 
 def correct_window(

@@ -35,8 +35,7 @@ def activate_window(
 ) -> Tensor:
     """Eager twin of `sjd2.kernels.activate_window`; see there for the arguments."""
     rows = neighbours(tokens, offsets, len(features), position, state.shape[1], grammar)
-    beside = F.embedding_bag(rows.flatten(0, 1), features, mode="sum").view_as(state)
-    return F.silu(state + beside)
+    return activation(state, rows, features)
 
 
 def correct_window(
@@ -80,6 +79,12 @@ def correct_window(
     slots = torch.cat((window.slots[:, :1], drafts), dim=1)
     kinds = torch.full_like(window.kinds, int(DraftKind.FULL))
     return force(Window(slots, kinds, log_q, torch.zeros_like(position)), position, grammar)
+
+
+def activation(state: Tensor, rows: Tensor, features: Tensor) -> Tensor:
+    """`silu(state + sum of features[rows])`: states [..., r], rows [..., O]."""
+    beside = F.embedding_bag(rows.flatten(0, -2), features, mode="sum")
+    return F.silu(state + beside.view_as(state))
 
 
 def neighbours(
