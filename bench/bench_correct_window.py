@@ -11,7 +11,7 @@ import pytest
 import torch
 
 from bench.harness import DEVICE, bytes_of, implementations, record, skip_without
-from sjd2.kernels import Rules, Window, _triton, reference
+from sjd2.kernels import Rules, Shifts, Window, _triton, reference
 
 RULES = Rules(guidance_scale=3.0)
 RANK, LENGTH = 192, 1024
@@ -35,12 +35,11 @@ def inputs(name: str, vocab: int, width: int, images: int) -> tuple[list[Any], d
     verdict = module.verify_window(logits, first, RULES, length=LENGTH, **at)
     tokens = torch.randint(vocab, (images, LENGTH), generator=generator).to(DEVICE)
     features, state = random(len(OFFSETS) * (vocab + 1), RANK), random(images, width, RANK)
-    offsets = torch.tensor(OFFSETS, device=DEVICE)
-    seen = reference.activate_window(state, tokens, features, offsets, position=at["position"])
-    shift = 0.1 * random(vocab, RANK)
+    shifts = Shifts(features, torch.tensor(OFFSETS, device=DEVICE), 0.1 * random(vocab, RANK))
+    seen = reference.activate_window(state, tokens, shifts, position=at["position"])
     window = verdict.window
     at |= {"position": verdict.accept_length, "correction": 1}
-    return [window, window, state, seen, tokens, features, offsets, shift, RULES], at
+    return [window, window, state, seen, tokens, shifts, RULES], at
 
 
 @pytest.mark.parametrize("shape", SHAPES, ids=str)
@@ -61,4 +60,4 @@ def bench_correct_window(benchmark: Any, name: str, shape: tuple[int, int, int])
     assert same >= 0.98
     images, width = shape[2], shape[1]
     written = 4 * images * width * shape[0]
-    record(benchmark, call, bytes_of(given[0].law, given[7]) + written)
+    record(benchmark, call, bytes_of(given[0].law, given[5].output) + written)

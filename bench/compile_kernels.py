@@ -30,7 +30,7 @@ from triton.backends.compiler import GPUTarget
 from triton.compiler import ASTSource
 from triton.runtime.jit import JITFunction
 
-from sjd2.kernels import Rules, Verdict, Window, _triton
+from sjd2.kernels import Rules, Shifts, Verdict, Window, _triton
 from sjd2.kernels._triton import launch
 
 TARGETS = {
@@ -157,20 +157,19 @@ def _verify(
 
 
 def _correct(label: str, vocab: int, rules: Rules, grammar: bool) -> Iterator[Launch]:
-    images, width, rank, offsets = 2, 96, 192, torch.arange(1, 9)
+    images, width, rank = 2, 96, 192
     scored = _window(images, width, vocab, 2 if rules.guidance_scale != 1 else 1)
     law = torch.zeros(images, width, vocab)
     state, tokens = torch.zeros(images, width, rank), torch.zeros(images, 672).long()
-    features, shift = torch.zeros(8 * (vocab + 1), rank), torch.zeros(vocab, rank)
+    features, output = torch.zeros(8 * (vocab + 1), rank), torch.zeros(vocab, rank)
+    shifts = Shifts(features, torch.arange(1, 9), output)
     where = torch.zeros(images, dtype=torch.int64)
     forced = torch.full((576,), -1) if grammar else None
     yield from recorded(
         label,
-        lambda: _triton.activate_window(
-            state, tokens, features, offsets, position=where, grammar=forced
-        ),
+        lambda: _triton.activate_window(state, tokens, shifts, position=where, grammar=forced),
     )
-    inner = (state, state, tokens, features, offsets, shift, rules)
+    inner = (state, state, tokens, shifts, rules)
     at = {"seed": where, "position": where, "iteration": 7, "grammar": forced}
     corrected = scored._replace(law=law, is_corrected=True)
     for window in (scored, corrected):

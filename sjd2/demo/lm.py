@@ -36,13 +36,13 @@ from sjd2.demo.tokens import COMING
 class LMSettings:
     """How the language model is trained; the defaults made the weights in the package."""
 
-    steps: int = 3600
+    steps: int = 3000
     batch: int = 32
     muon_rate: float = 5e-3
     adamw_rate: float = 2e-3
     weight_decay: float = 0.02
     warm_up: int = 100
-    falling: float = 0.55  # fraction of the steps over which the rates fall to zero, linearly
+    falling: float = 0.6  # fraction of the steps over which the rates fall to zero, linearly
     grain_weight: float = 0.1  # in the loss, of the codes among those of the ground
     coming_weight: float = 0.2  # in the loss, of the name of the next object
     dropped: float = 0.1  # fraction of captions blanked, for guidance

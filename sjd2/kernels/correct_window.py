@@ -5,14 +5,13 @@ from __future__ import annotations
 from torch import Tensor
 
 from sjd2.kernels._dispatch import implementation
-from sjd2.kernels.types import Rules, Window
+from sjd2.kernels.types import Rules, Shifts, Window
 
 
 def activate_window(
     state: Tensor,
     tokens: Tensor,
-    features: Tensor,
-    offsets: Tensor,
+    shifts: Shifts,
     *,
     position: Tensor,
     grammar: Tensor | None = None,
@@ -22,9 +21,7 @@ def activate_window(
     Args:
         state: float32 [B, W, r], what the hidden states of every column add.
         tokens: int64 [B, L], what stands at every picture position.
-        features: float32 [O * (V + 1), r]: for each offset the rows of all tokens, and the row of a
-            neighbour that there is not.
-        offsets: int64 [O], how far back in the picture the neighbours are.
+        shifts: weights of the corrector.
         position: int64 [B], picture position of column 0.
         grammar: int64 [length] or None; a forced token counts as no neighbour.
 
@@ -35,7 +32,7 @@ def activate_window(
     Reference: `kernels/reference/correct_window.py`.
     """
     activated: Tensor = implementation(state.device).activate_window(
-        state, tokens, features, offsets, position=position, grammar=grammar
+        state, tokens, shifts, position=position, grammar=grammar
     )
     return activated
 
@@ -46,9 +43,7 @@ def correct_window(
     state: Tensor,
     seen: Tensor,
     tokens: Tensor,
-    features: Tensor,
-    offsets: Tensor,
-    shift: Tensor,
+    shifts: Shifts,
     rules: Rules,
     *,
     seed: Tensor,
@@ -61,7 +56,7 @@ def correct_window(
 
     With log-probabilities `log p` of the forward that is over, the corrected law of a column is
 
-        q' = softmax(log p + (activation beside its neighbours now - seen) @ shift^T).
+        q' = softmax(log p + (activation beside its neighbours now - seen) @ output^T).
 
     Args:
         window: B x W drafts, and the laws that they have at present.
@@ -69,9 +64,7 @@ def correct_window(
         state: float32 [B, W', r], what the hidden states of that forward add.
         seen: float32 [B, W', r], `activate_window` beside the neighbours that were fed.
         tokens: int64 [B, L], what stands at every picture position, drafts included.
-        features: float32 [O * (V + 1), r], see `activate_window`.
-        offsets: int64 [O], of the neighbours.
-        shift: float32 [V, r].
+        shifts: weights of the corrector.
         rules: those that `scored` was made by.
         seed: int64 [B], one per picture.
         position: int64 [B], picture position of column 0.
@@ -92,9 +85,7 @@ def correct_window(
         state,
         seen,
         tokens,
-        features,
-        offsets,
-        shift,
+        shifts,
         rules,
         seed=seed,
         position=position,

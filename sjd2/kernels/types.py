@@ -105,6 +105,14 @@ class Window(NamedTuple):
         )
 
 
+class Shifts(NamedTuple):
+    """The weights of a corrector: how neighbours shift the law of a column."""
+
+    features: Tensor  # float32 [O * (V + 1), r]: of every offset, rows of all tokens and of none
+    offsets: Tensor  # int64 [O], how far back in the picture the neighbours are
+    output: Tensor  # float32 [V, r]
+
+
 @dataclass(frozen=True)
 class Rules:
     """What turns logits into the target distribution `p`, and drafts into committed tokens.

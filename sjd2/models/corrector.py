@@ -19,6 +19,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from sjd2.kernels.types import Shifts
+
 
 def neighbour_offsets(row_width: int) -> tuple[int, ...]:
     """How far back in reading order the neighbours are that a column is corrected from.
@@ -95,6 +97,11 @@ class Corrector(nn.Module):
         codes = F.layer_norm(table.detach().float(), table.shape[1:])
         codes = torch.cat((codes, torch.zeros_like(codes[:1])))
         return torch.einsum("vd,odr->ovr", codes, self.beside).flatten(0, 1)
+
+    def shifts(self, table: Tensor) -> Shifts:
+        """The weights as the operations read them, for embeddings [V, D] of the image tokens."""
+        offsets = torch.tensor(self.offsets, device=table.device)
+        return Shifts(self.features(table), offsets, self.shift.weight)
 
     def read(self, hidden: Tensor, images: int) -> Tensor:
         """What hidden states [R, W, D'] add: float32 [images, W, r]. R is `images`, or twice."""

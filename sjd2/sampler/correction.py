@@ -32,8 +32,7 @@ class Correction:
     ) -> None:
         self.corrector, self.grammar = corrector, grammar
         self.rules, self.passes = rules, passes
-        self.features = corrector.features(table)
-        self.offsets = torch.tensor(corrector.offsets, device=self.features.device)
+        self.shifts = corrector.shifts(table)
 
     def correct(self, state: DecodingState, hidden: Tensor, verdict: Verdict) -> Verdict:
         """The verdict with another next window.
@@ -48,8 +47,7 @@ class Correction:
         seen = activate_window(
             added,
             tokens,
-            self.features,
-            self.offsets,
+            self.shifts,
             position=state.position,
             grammar=self.grammar,
         )
@@ -65,9 +63,7 @@ class Correction:
                 added,
                 seen,
                 tokens,
-                self.features,
-                self.offsets,
-                self.corrector.shift.weight,
+                self.shifts,
                 self.rules,
                 seed=state.seed,
                 position=at[:, 0],

@@ -145,6 +145,7 @@ def decode(
         backend.name,
         int(prompt.embeddings.shape[1] > 1),
         time.perf_counter() - started,
+        is_corrected=correction is not None,
     )
     return state.tokens[:, : model.length], stats
 

@@ -29,6 +29,7 @@ class DecodingStats:
         seconds: wall clock of the sampler, prefill included, pixels excluded.
         committed_at: per image and token, the forward (from 1) that committed it; with
             `trace=True` only.
+        is_corrected: whether a corrector re-drafted the windows between forwards.
     """
 
     method: str
@@ -43,6 +44,7 @@ class DecodingStats:
     accept_lengths: tuple[tuple[int, ...], ...]
     seconds: float
     committed_at: tuple[tuple[int, ...], ...] | None = None
+    is_corrected: bool = False
 
     @property
     def tokens_per_forward(self) -> float:
@@ -66,7 +68,7 @@ class DecodingStats:
     def __str__(self) -> str:
         mean_forwards = sum(self.forward_passes) / self.images
         rows = {
-            "method": self.method,
+            "method": self.method + (", with a corrector" if self.is_corrected else ""),
             "images": f"{self.images} ({self.tokens} tokens)",
             "forwards per image": f"{mean_forwards:.1f}",
             "forwards of the batch": f"{self.total_forward_passes} + {self.prefill_passes} prefill",
@@ -104,7 +106,7 @@ class Recorder:
         self._accepted.append(verdict.accepted)
 
     def stats(
-        self, method: str, backend: str, prefill_passes: int, seconds: float
+        self, method: str, backend: str, prefill_passes: int, seconds: float, is_corrected: bool
     ) -> DecodingStats:
         """Sum up; arguments as the attributes of `DecodingStats`.
 
@@ -131,6 +133,7 @@ class Recorder:
             accept_lengths=tuple(map(tuple, lengths)),
             seconds=seconds,
             committed_at=tuple(map(_committed_at, lengths)) if self.trace else None,
+            is_corrected=is_corrected,
         )
 
 

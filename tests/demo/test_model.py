@@ -149,9 +149,9 @@ def test_codes_lie_on_the_unit_sphere(loaded: Loaded) -> None:
 
 
 def test_metrics_say_what_was_measured() -> None:
-    """The floor is what these weights reach, not the goal of 0.9: see the README."""
+    """Kills: weights that were shipped before the checker passed nine pictures in ten."""
     metrics = json.loads((WEIGHTS / "metrics.json").read_text())
-    assert metrics["checker"]["pass_rate"] >= 0.8
+    assert metrics["checker"]["pass_rate"] >= 0.9
     assert metrics["checker"]["captions"] >= 100
     assert metrics["tokenizer"]["perplexity"] >= 0.6 * 512
 

@@ -10,7 +10,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from sjd2.kernels import Rules, Window, reference
+from sjd2.kernels import Rules, Shifts, Window, reference
 from tests.kernels.test_triton_parity import device, random_logits
 
 triton = pytest.importorskip("triton")
@@ -38,8 +38,8 @@ def corrections(
     def random(*shape: int) -> Tensor:
         return torch.randn(*shape, generator=generator).to(where)
 
-    features, shift = random(len(OFFSETS) * (vocab + 1), RANK), random(vocab, RANK)
-    offsets = torch.tensor(OFFSETS, device=where)
+    features, offsets = random(len(OFFSETS) * (vocab + 1), RANK), torch.tensor(OFFSETS)
+    shifts = Shifts(features, offsets.to(where), random(vocab, RANK))
     forced = None
     if grammar:
         forced = torch.full((LENGTH,), -1)
@@ -54,9 +54,7 @@ def corrections(
         logits = random_logits(copies * images, window.width, vocab, iteration).to(where)
         at: dict[str, Any] = {"seed": seed, "grammar": forced, "iteration": iteration}
         state = random(images, window.width, RANK)
-        seen = module.activate_window(
-            state, tokens, features, offsets, position=position, grammar=forced
-        )
+        seen = module.activate_window(state, tokens, shifts, position=position, grammar=forced)
         verdict = module.verify_window(
             logits, window, rules, position=position, length=LENGTH, next_width=width, **at
         )
@@ -70,9 +68,7 @@ def corrections(
                 state,
                 seen,
                 tokens,
-                features,
-                offsets,
-                shift,
+                shifts,
                 rules,
                 position=position,
                 correction=correction,
@@ -137,20 +133,19 @@ def test_equal_neighbours_leave_a_draft_alone() -> None:
     tokens = torch.randint(vocab, (2, LENGTH), generator=generator)
     features = torch.randn(len(OFFSETS) * (vocab + 1), RANK, generator=generator)
     state = torch.randn(2, width, RANK, generator=generator)
-    position, offsets = torch.tensor([0, 7]), torch.tensor(OFFSETS)
+    shifts = Shifts(features, torch.tensor(OFFSETS), torch.randn(vocab, RANK, generator=generator))
+    position = torch.tensor([0, 7])
     log_p = torch.randn(2, width, vocab, generator=generator).log_softmax(-1)
     slots = tokens.gather(1, position[:, None] + torch.arange(width + 1))
     window = Window(slots, torch.zeros(2, width, dtype=torch.uint8), log_p, torch.zeros(2).long())
-    seen = reference.activate_window(state, tokens, features, offsets, position=position)
+    seen = reference.activate_window(state, tokens, shifts, position=position)
     corrected = reference.correct_window(
         window,
         window,
         state,
         seen,
         tokens,
-        features,
-        offsets,
-        torch.randn(vocab, RANK, generator=generator),
+        shifts,
         Rules(),
         seed=position,
         position=position,

@@ -132,6 +132,7 @@ def test_triton_corrects_as_its_twins_do(options: dict[str, Any]) -> None:
     for backend in ("eager", "triton"):
         config = DecodingConfig(window=4, backend=backend, **options)
         tokens, stats = decode(model, request, config, range(3), corrector=Wild(model))
+        assert stats.is_corrected
         drawn.append((tokens, stats.accept_lengths))
     assert torch.equal(drawn[0][0], drawn[1][0])
     assert drawn[0][1] == drawn[1][1]

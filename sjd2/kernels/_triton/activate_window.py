@@ -11,6 +11,7 @@ import triton.language as tl
 from torch import Tensor
 
 from sjd2.kernels._triton.launch import EXACT, warps
+from sjd2.kernels.types import Shifts
 
 COLUMNS = 16  # of a program; no matrix product has fewer rows
 INNER = 64  # of the inner layer, at once
@@ -133,13 +134,14 @@ def _(state: Tensor, *args: Any) -> Tensor:
 def activate_window(
     state: Tensor,
     tokens: Tensor,
-    features: Tensor,
-    offsets: Tensor,
+    shifts: Shifts,
     *,
     position: Tensor,
     grammar: Tensor | None = None,
 ) -> Tensor:
     """Triton path of `sjd2.kernels.activate_window`; see there for the arguments."""
     state = state.contiguous()
-    out: Tensor = _activate_window(state, tokens, features, offsets, position, grammar)
+    out: Tensor = _activate_window(
+        state, tokens, shifts.features, shifts.offsets, position, grammar
+    )
     return out

@@ -17,7 +17,7 @@ from sjd2.kernels._triton.activate_window import COLUMNS, INNER, activation
 from sjd2.kernels._triton.columns import MODES, STATS, columns_kernel, forced_at, load_law
 from sjd2.kernels._triton.launch import EXACT, tiles_for, warps
 from sjd2.kernels._triton.law import log_probabilities, scores
-from sjd2.kernels.types import CORRECTIONS, DraftKind, Rules, Window
+from sjd2.kernels.types import CORRECTIONS, DraftKind, Rules, Shifts, Window
 
 _TOKENS = 64  # of a program
 _FULL = tl.constexpr(int(DraftKind.FULL))
@@ -243,9 +243,7 @@ def correct_window(
     state: Tensor,
     seen: Tensor,
     tokens: Tensor,
-    features: Tensor,
-    offsets: Tensor,
-    shift: Tensor,
+    shifts: Shifts,
     rules: Rules,
     *,
     seed: Tensor,
@@ -270,9 +268,9 @@ def correct_window(
         state.contiguous(),
         seen,
         tokens,
-        features,
-        offsets,
-        shift,
+        shifts.features,
+        shifts.offsets,
+        shifts.output,
         seed,
         position.contiguous(),
         grammar,

@@ -21,21 +21,22 @@ from sjd2.kernels.reference.verify_window import (
     same_seed,
     stored_at,
 )
-from sjd2.kernels.types import CORRECTIONS, DraftKind, Rules, Window
+from sjd2.kernels.types import CORRECTIONS, DraftKind, Rules, Shifts, Window
 
 
 def activate_window(
     state: Tensor,
     tokens: Tensor,
-    features: Tensor,
-    offsets: Tensor,
+    shifts: Shifts,
     *,
     position: Tensor,
     grammar: Tensor | None = None,
 ) -> Tensor:
     """Eager twin of `sjd2.kernels.activate_window`; see there for the arguments."""
-    rows = neighbours(tokens, offsets, len(features), position, state.shape[1], grammar)
-    return activation(state, rows, features)
+    rows = neighbours(
+        tokens, shifts.offsets, len(shifts.features), position, state.shape[1], grammar
+    )
+    return activation(state, rows, shifts.features)
 
 
 def correct_window(
@@ -44,9 +45,7 @@ def correct_window(
     state: Tensor,
     seen: Tensor,
     tokens: Tensor,
-    features: Tensor,
-    offsets: Tensor,
-    shift: Tensor,
+    shifts: Shifts,
     rules: Rules,
     *,
     seed: Tensor,
@@ -57,15 +56,13 @@ def correct_window(
 ) -> Window:
     """Eager twin of `sjd2.kernels.correct_window`; see there for the arguments."""
     rows, at = torch.arange(len(seed), device=seed.device)[:, None], stored_at(scored)
-    now = activate_window(
-        state[rows, at], tokens, features, offsets, position=position, grammar=grammar
-    )
-    moved = (now - seen[rows, at]) @ shift.T
+    now = activate_window(state[rows, at], tokens, shifts, position=position, grammar=grammar)
+    moved = (now - seen[rows, at]) @ shifts.output.T
     scores = scored.law[rows, at] + moved
     if grammar is not None:
         # A forced column has no law that could be corrected, nor has what entered beside one.
         beside = grammar_at(grammar, position - scored.offset, scored.law.shape[1])
-        token_ids = torch.arange(len(shift), device=scores.device)
+        token_ids = torch.arange(moved.shape[-1], device=scores.device)
         stays = torch.where(token_ids == window.tokens.unsqueeze(-1), 0.0, -torch.inf)
         scores = torch.where((beside.gather(1, at) >= 0).unsqueeze(-1), stays, scores)
     log_q = torch.log_softmax(scores, dim=-1)
