@@ -46,7 +46,7 @@ class CorrectorSettings(TrainingSettings):
         dropout: of the inner width.
     """
 
-    learning_rate: float = 2e-3
+    steps: int = 2000
     rank: int = 192
     columns: int = 2048
     passes: CorrectorPasses = 2

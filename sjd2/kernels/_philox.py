@@ -14,6 +14,7 @@ against the known answers that the authors publish with Random123.
 from __future__ import annotations
 
 from enum import IntEnum
+from typing import cast
 
 import numpy as np
 import torch
@@ -24,6 +25,8 @@ _MULTIPLIERS = (0xD2511F53, 0xCD9E8D57)
 _WEYL = (0x9E3779B9, 0xBB67AE85)
 _ROUNDS = 10
 _CACHED = 8192  # blocks
+_REMEMBERED = 2**24  # numbers of fixed noise that are kept, 64 MiB
+_FIXED: dict[tuple[int, int, int, int], Tensor] = {}
 # The largest float32 below one. Rounding could otherwise lift a uniform to exactly 1.
 _BELOW_ONE = 1.0 - 2.0**-24
 
@@ -178,7 +181,27 @@ def gumbel(
     Returns:
         float32, shape [*S, vocab_size].
     """
+    if iteration == 0 and seed.device.type == "cpu":
+        return _remembered(seed, position, stream, vocab_size)
     return _as_gumbel(uniform(seed, position, iteration, stream, vocab_size))
+
+
+def _remembered(seed: Tensor, position: Tensor, stream: Stream, vocab_size: int) -> Tensor:
+    """`gumbel` of iteration 0: fixed noise, which every forward and every correction asks for."""
+    keys = [
+        (stream, vocab_size, *address)
+        for address in zip(seed.flatten().tolist(), position.flatten().tolist(), strict=True)
+    ]
+    rows = [_FIXED.get(key) for key in keys]
+    missing = torch.tensor([at for at, row in enumerate(rows) if row is None], dtype=torch.int64)
+    if len(missing):
+        if (len(_FIXED) + len(missing)) * vocab_size > _REMEMBERED:
+            _FIXED.clear()
+        seeds, positions = seed.flatten()[missing], position.flatten()[missing]
+        made = _as_gumbel(uniform(seeds, positions, 0, stream, vocab_size))
+        for at, row in zip(missing.tolist(), made, strict=True):
+            rows[at] = _FIXED[keys[at]] = row
+    return torch.stack(cast(list[Tensor], rows)).view(*seed.shape, vocab_size)
 
 
 def gumbel_of(

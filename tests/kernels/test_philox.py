@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
+from sjd2.kernels import _philox
 from sjd2.kernels._philox import (
     Stream,
     _blocks_by_numpy,
@@ -70,6 +71,21 @@ def test_uniform_and_gumbel_have_their_moments() -> None:
     assert abs(u.var() - 1 / 12) < 1e-3
     assert abs(g.mean() - 0.5772156649) < 6e-3
     assert abs(g.var() - torch.pi**2 / 6) < 2e-2
+
+
+def test_fixed_noise_is_the_same_however_often_and_wherever_it_is_asked_for(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Kills: a remembered row of another seed, position, stream or vocabulary; one written over."""
+    monkeypatch.setattr(_philox, "_REMEMBERED", 200)
+    generator = torch.Generator().manual_seed(1)
+    for vocab_size, stream in [(9, Stream.DRAFT), (10, Stream.DRAFT), (9, Stream.RESIDUAL)] * 3:
+        seed = torch.randint(3, (2, 4), generator=generator)
+        position = torch.randint(5, (2, 4), generator=generator)
+        noise = gumbel(seed, position, 0, stream, vocab_size)
+        computed = -torch.log(-torch.log1p(-uniform(seed, position, 0, stream, vocab_size)))
+        assert torch.equal(noise, computed)
+        noise.zero_()
 
 
 @pytest.mark.parametrize("vocab_size", [1, 2, 7, 16, 257])

@@ -199,6 +199,8 @@ def _log_q(window: Window, rows: Tensor, columns: Tensor, vocab_size: int) -> Te
     """The whole draft law of M columns, [M, V]."""
     kinds = window.kinds[rows, columns].unsqueeze(-1)
     full = window.law[rows, stored_at(window)[rows, columns]]
+    if _is_host(kinds) and bool((kinds == DraftKind.FULL).all()):
+        return full
     token_ids = torch.arange(vocab_size, device=full.device)
     is_draft = token_ids == window.tokens[rows, columns].unsqueeze(-1)
     one_hot = torch.zeros_like(full).masked_fill_(~is_draft, -torch.inf)
