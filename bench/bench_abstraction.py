@@ -100,9 +100,13 @@ class Timed:
         return result
 
 
-def measure(shape: str, tokens: int, guidance: float) -> dict[str, float]:
+def measure(shape: str, tokens: int, guidance: float, is_corrected: bool) -> dict[str, float]:
     """Draw one picture's first tokens; medians over the iterations with a full window."""
     model = build(shape)
+    corrector = None
+    if is_corrected:
+        corrector = sjd2.new_corrector(model)
+        torch.nn.init.normal_(corrector.shift.weight, std=0.1)
     family = Timed(family_of(model))
     request = family.request(
         input_ids=torch.arange(3, 20)[None],
@@ -118,6 +122,7 @@ def measure(shape: str, tokens: int, guidance: float) -> dict[str, float]:
         request,
         sjd2.DecodingConfig(window=WINDOW),
         [0],
+        corrector=corrector,
         observe=lambda at: marks.append((at.state.width, time.perf_counter(), family.seconds)),
     )
     # Between two marks lie the end of one iteration and the start of the next; counted are those
@@ -140,14 +145,15 @@ def main() -> None:
     parser.add_argument("--json", type=Path, help="takes the figures")
     given = parser.parse_args()
     rows = []
-    print("| shape | guidance | iteration, ms | outside the forward, ms | share |")
-    print("|---|---|---|---|---|")
+    print("| shape | guidance | corrector | iteration, ms | outside the forward, ms | share |")
+    print("|---|---|---|---|---|---|")
     for shape in given.shape or SHAPES:
-        for guidance in (1.0, 5.0):
-            row = measure(shape, given.tokens, guidance)
-            rows.append({"shape": shape, "guidance": guidance, **row})
+        for guidance, is_corrected in ((1.0, False), (5.0, False), (5.0, True)):
+            row = measure(shape, given.tokens, guidance, is_corrected)
+            rows.append({"shape": shape, "guidance": guidance, "corrector": is_corrected, **row})
             print(
-                f"| {shape} | {guidance:g} | {row['iteration_ms']:.1f} | {row['outside_ms']:.2f} | "
+                f"| {shape} | {guidance:g} | {'2 passes' if is_corrected else ''} | "
+                f"{row['iteration_ms']:.1f} | {row['outside_ms']:.2f} | "
                 f"{100 * row['outside_share']:.1f}% |",
                 flush=True,
             )

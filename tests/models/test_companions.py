@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import json
 import shutil
 from collections.abc import Iterator
@@ -50,6 +51,19 @@ def test_it_survives_the_disk(janus: Any, kind: str, companion: Any, tmp_path: P
     sjd2.accelerate(janus, seed=1, **{kind: tmp_path / "a"})
     assert torch.equal(draw(janus), expected)
     assert sjd2.decoding_stats(janus).accept_lengths == paces
+
+
+def test_what_a_corrector_keeps_follows_its_weights_and_the_embeddings(janus: Any) -> None:
+    """Kills: shifts of weights that have been trained on, or of another model's embeddings."""
+    corrector = sjd2.new_corrector(janus, rank=3)
+    table = family_of(janus).embedding_table().detach()
+    first = corrector.shifts(table)
+    assert corrector.shifts(table) is first
+    assert copy.deepcopy(corrector)._made is None
+    with torch.no_grad():
+        corrector.beside.add_(1)
+    for embeddings in (table, table + torch.randn_like(table)):
+        assert torch.equal(corrector.shifts(embeddings).features, corrector.features(embeddings))
 
 
 def test_a_damaged_file_is_named(kind: str, companion: Any, tmp_path: Path) -> None:
