@@ -23,7 +23,7 @@ class Column:
         notes: small lines under the heading; every column has equally many.
         share: length of the bar under the notes, 0 to 1 of the column.
         pictures: one per caption, of one size.
-        badge: a word or two behind the heading.
+        badge: a few words under the notes, in the colour of the bar.
         is_baseline: drawn in grey, as what the others are compared with.
     """
 
@@ -50,7 +50,8 @@ def compose(captions: Sequence[str], columns: Sequence[Column]) -> Image.Image:
     width, height = (factor * edge for edge in columns[0].pictures[0].size)
     unit = width / 16
     margin, gap, label = round(1.6 * unit), round(0.8 * unit), round(10 * unit)
-    heading = _heading_height(unit, len(columns[0].notes))
+    lines = len(columns[0].notes) + any(column.badge for column in columns)
+    heading = round((2.4 + 1.7 * lines + 1.9) * unit)
 
     left = margin + label + gap
     top = margin + heading
@@ -69,7 +70,7 @@ def compose(captions: Sequence[str], columns: Sequence[Column]) -> Image.Image:
         _write_caption(pen, caption, (margin, middle), (label, height), unit)
     for number, column in enumerate(columns):
         x = left + number * (width + gap)
-        _write_heading(pen, column, (x, margin), width, unit)
+        _write_heading(pen, column, lines, (x, margin), width, unit)
         for row, picture in enumerate(column.pictures):
             large = picture.convert("RGB").resize((width, height), Image.Resampling.BICUBIC)
             sheet.paste(large, (x, top + row * (height + gap)), corners)
@@ -82,25 +83,25 @@ def font(size: float) -> FreeTypeFont | ImageFont.ImageFont:
     return ImageFont.load_default(round(size))
 
 
-def _heading_height(unit: float, notes: int) -> int:
-    return round((2.4 + 1.7 * notes + 1.9) * unit)
-
-
 def _write_heading(
-    pen: ImageDraw.ImageDraw, column: Column, at: tuple[int, int], width: int, unit: float
+    pen: ImageDraw.ImageDraw,
+    column: Column,
+    lines: int,
+    at: tuple[int, int],
+    width: int,
+    unit: float,
 ) -> None:
-    """Title, notes and the bar."""
+    """Title, `lines` of notes and badge, and the bar."""
     x, y = at
     colour = PLAIN if column.is_baseline else ACCENT
     base = y + 1.5 * unit
     bold = font(1.6 * unit)
     # The only font that Pillow ships has one weight; a thin outline makes it a bold one.
     pen.text((x, base), column.title, INK, bold, anchor="ls", stroke_width=0.025 * unit)
-    badge = x + bold.getlength(column.title) + 0.8 * unit
-    pen.text((badge, base), column.badge, colour, font(1.2 * unit), anchor="ls")
-    for line, note in enumerate(column.notes):
-        pen.text((x, y + (2.4 + 1.7 * line) * unit), note, GREY, font(1.2 * unit))
-    bar = y + (2.4 + 1.7 * len(column.notes) + 0.35) * unit
+    for line, note in enumerate((*column.notes, column.badge)):
+        paint = GREY if line < len(column.notes) else colour
+        pen.text((x, y + (2.4 + 1.7 * line) * unit), note, paint, font(1.2 * unit))
+    bar = y + (2.4 + 1.7 * lines + 0.35) * unit
     thickness = 0.45 * unit
     for share, paint in ((1.0, TRACK), (column.share, colour)):
         end = x + max(thickness, share * (width - 1))
