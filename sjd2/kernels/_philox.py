@@ -181,7 +181,7 @@ def gumbel(
     Returns:
         float32, shape [*S, vocab_size].
     """
-    if iteration == 0 and seed.device.type == "cpu":
+    if iteration == 0 and seed.device.type == "cpu" and seed.numel():
         return _remembered(seed, position, stream, vocab_size)
     return _as_gumbel(uniform(seed, position, iteration, stream, vocab_size))
 

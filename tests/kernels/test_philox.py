@@ -86,6 +86,8 @@ def test_fixed_noise_is_the_same_however_often_and_wherever_it_is_asked_for(
         computed = -torch.log(-torch.log1p(-uniform(seed, position, 0, stream, vocab_size)))
         assert torch.equal(noise, computed)
         noise.zero_()
+    nothing = torch.zeros(0, dtype=torch.int64)
+    assert gumbel(nothing, nothing, 0, Stream.DRAFT, 9).shape == (0, 9)
 
 
 @pytest.mark.parametrize("vocab_size", [1, 2, 7, 16, 257])

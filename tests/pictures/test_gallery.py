@@ -41,10 +41,13 @@ def test_compose_puts_captions_in_rows_and_methods_in_columns(side, shown):
     assert sheet.height > below[3]
 
 
-@pytest.mark.parametrize("change", [{"title": "sjd"}, {"notes": ("", "")}, {"badge": "same"}])
-def test_what_is_said_of_a_column_stands_above_it(change):
+@pytest.mark.parametrize(
+    ("before", "change"),
+    [({}, {"title": "sjd"}), ({}, {"notes": ("", "")}), ({"badge": " "}, {"badge": "same"})],
+)
+def test_what_is_said_of_a_column_stands_above_it(before, change):
     """Kills: not drawing the title, the notes or the badge, or drawing them elsewhere."""
-    plain = compose(["a", "b"], [column(colours) for colours in COLOURS])
+    plain = compose(["a", "b"], [column(COLOURS[0]), column(COLOURS[1], **before)])
     other = compose(["a", "b"], [column(COLOURS[0]), column(COLOURS[1], **change)])
     left, top, right, bottom = differs(plain, other)
     box = cells(plain, COLOURS[1][0])
