@@ -3,6 +3,8 @@ PYTHON ?= python3
 VENV   ?= .venv
 BIN    := $(VENV)/bin
 STAMP  := $(VENV)/.installed
+# Two tests at a time, those of a file one after another.
+PYTEST := -m pytest --numprocesses 2 --dist loadfile
 # A second environment, with the oldest transformers that pyproject.toml allows.
 OLDEST := .venv-oldest
 
@@ -24,13 +26,13 @@ demo: $(STAMP)  ## captions become pictures, token by token and accelerated, sid
 	$(BIN)/python -m sjd2.demo
 
 test: $(STAMP)  ## the whole fast suite (under 10 minutes on 2 cores)
-	$(BIN)/python -m pytest -m "not slow and not gpu"
+	$(BIN)/python $(PYTEST) -m "not slow and not gpu"
 
 test-slow: $(STAMP)  ## the slow statistical tests
-	$(BIN)/python -m pytest -m "slow and not gpu"
+	$(BIN)/python $(PYTEST) -m "slow and not gpu"
 
 test-oldest: $(OLDEST)/.installed  ## the fast suite on the oldest transformers that is supported
-	$(OLDEST)/bin/python -m pytest -m "not slow and not gpu"
+	$(OLDEST)/bin/python $(PYTEST) -m "not slow and not gpu"
 
 $(OLDEST)/.installed: pyproject.toml
 	$(PYTHON) -m venv $(OLDEST)
