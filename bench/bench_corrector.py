@@ -20,11 +20,10 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from drawing import METHODS, ROOT, Bench, Results, environment, put_between, table
+from drawing import METHODS, ROOT, Bench, Results, environment, put_between, share_of, table
 
 from sjd2.config import DecodingConfig
 from sjd2.demo import WEIGHTS
-from sjd2.evaluate.summary import wilson
 from sjd2.pictures.drawing import DEMO
 from sjd2.sampler.correction import Correction
 
@@ -79,7 +78,6 @@ def report(found: dict[str, Any], numbers: Sequence[str] | None = None) -> str:
     for row in found["rows"]:
         if numbers is not None and row["passes"] not in ("", *numbers):
             continue
-        low, high = wilson(row["passed"], row["pictures"])
         lines.append(
             [
                 row["method"],
@@ -89,7 +87,7 @@ def report(found: dict[str, Any], numbers: Sequence[str] | None = None) -> str:
                 f"{row['step_compression']:.2f}x",
                 f"{row['seconds']:.1f}",
                 f"{row['share']:.0%}" if row["passes"] else "",
-                f"{row['passed'] / row['pictures']:.1%} ({low:.0%} to {high:.0%})",
+                share_of(row["passed"], row["pictures"]),
             ]
         )
     where, pictures = found["environment"], found["rows"][0]["pictures"]

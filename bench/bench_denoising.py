@@ -20,13 +20,12 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from drawing import METHODS, ROOT, Bench, Results, environment, put_between, table
+from drawing import METHODS, ROOT, Bench, Results, environment, put_between, share_of, table
 from PIL import Image
 
 from sjd2.demo import WEIGHTS
 from sjd2.demo.lm import picture_states, surprises
 from sjd2.demo.scenes import render, sample_scene
-from sjd2.evaluate.summary import wilson
 from sjd2.models import family_of
 from sjd2.pictures.drawing import DEMO, prompt_of
 
@@ -102,7 +101,6 @@ def report(found: dict[str, Any], best_only: bool) -> str:
         rows = list(fastest.values())
     lines = []
     for row in rows:
-        low, high = wilson(row["passed"], row["pictures"])
         weights = found["weights"][row["weights"]]
         minutes = weights["training minutes"]
         lines.append(
@@ -113,7 +111,7 @@ def report(found: dict[str, Any], best_only: bool) -> str:
                 f"{row['forwards']:.1f}",
                 f"{row['step_compression']:.2f}x",
                 f"{row['seconds']:.1f}",
-                f"{row['passed'] / row['pictures']:.1%} ({low:.0%} to {high:.0%})",
+                share_of(row["passed"], row["pictures"]),
                 f"{weights['cross entropy']:.3f}",
                 "" if minutes is None else f"{minutes:.0f}",
             ]

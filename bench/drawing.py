@@ -47,7 +47,6 @@ class Row:
 
     def cells(self) -> list[str]:
         """The line as text."""
-        low, high = wilson(self.passed, self.pictures)
         return [
             self.method,
             str(self.window),
@@ -55,7 +54,7 @@ class Row:
             f"{self.step_compression:.2f}",
             f"{self.step_compression:.2f}x",
             f"{self.seconds:.1f}",
-            f"{self.passed / self.pictures:.1%} ({low:.0%} to {high:.0%})",
+            share_of(self.passed, self.pictures),
         ]
 
 
@@ -104,6 +103,12 @@ class Bench:
         compression = tokens.shape[1] * pictures / forwards
         per_picture = forwards / pictures
         return Row(label, window, batch, per_picture, compression, seconds, passed, pictures)
+
+
+def share_of(passed: int, pictures: int) -> str:
+    """How many pictures passed, in percent, with the 95 % interval."""
+    low, high = wilson(passed, pictures)
+    return f"{passed / pictures:.1%} ({low:.0%} to {high:.0%})"
 
 
 def environment(model: Any) -> dict[str, Any]:
