@@ -6,6 +6,7 @@ never on the batch around it, on the order of evaluation, or on a global generat
 
 Counter layout, four 32-bit words: c0 = token // 2, c1 = position, c2 = iteration, c3 = stream.
 One block holds four words, that is two 64-bit uniforms: an even token's and its odd neighbour's.
+Where groups of tokens race, group `g` has the number that a token 2^30 + g would have.
 
 Source: Salmon et al., "Parallel Random Numbers: As Easy as 1, 2, 3" (SC 2011); checked in the tests
 against the known answers that the authors publish with Random123.
@@ -26,6 +27,9 @@ _WEYL = (0x9E3779B9, 0xBB67AE85)
 _ROUNDS = 10
 _CACHED = 8192  # blocks
 _REMEMBERED = 2**24  # numbers of fixed noise that are kept, 64 MiB
+# Tokens of a group, in a race of two stages, and the "token" that the first group counts as.
+GROUP = 32
+GROUPS_FROM = 2**30
 _FIXED: dict[tuple[int, int, int, int], Tensor] = {}
 # The largest float32 below one. Rounding could otherwise lift a uniform to exactly 1.
 _BELOW_ONE = 1.0 - 2.0**-24
@@ -68,7 +72,12 @@ def philox4x32(
 
 
 def uniform(
-    seed: Tensor, position: Tensor, iteration: int, stream: Stream, vocab_size: int = 1
+    seed: Tensor,
+    position: Tensor,
+    iteration: int,
+    stream: Stream,
+    vocab_size: int = 1,
+    first: Tensor | int = 0,
 ) -> Tensor:
     """Uniform numbers in the open interval (0, 1), one per address.
 
@@ -80,6 +89,7 @@ def uniform(
         iteration: forward count of the picture; 0 where a draw must not depend on it.
         stream: what the draw is for.
         vocab_size: how many tokens get a number of their own.
+        first: the first of them, even; one for all addresses, or int64 of shape S.
 
     Returns:
         float32, shape [*S, vocab_size].
@@ -87,6 +97,7 @@ def uniform(
     RNG: counter-addressed, no state.
     """
     block = torch.arange((vocab_size + 1) // 2, device=seed.device)
+    block = block + (first // 2 if isinstance(first, int) else first.unsqueeze(-1) // 2)
     w0, w1, w2, w3 = _blocks(seed, position, iteration, stream, block)
     high, low = torch.stack((w0, w2), -1), torch.stack((w1, w3), -1)
     return _fraction(high, low).flatten(-2)[..., :vocab_size]
@@ -169,7 +180,12 @@ def _blocks_by_numpy(
 
 
 def gumbel(
-    seed: Tensor, position: Tensor, iteration: int, stream: Stream, vocab_size: int
+    seed: Tensor,
+    position: Tensor,
+    iteration: int,
+    stream: Stream,
+    vocab_size: int,
+    first: Tensor | int = 0,
 ) -> Tensor:
     """Standard Gumbel noise: `argmax(log p + gumbel)` is one exact draw from `p`.
 
@@ -181,9 +197,9 @@ def gumbel(
     Returns:
         float32, shape [*S, vocab_size].
     """
-    if iteration == 0 and seed.device.type == "cpu" and seed.numel():
+    if iteration == 0 and isinstance(first, int) and first == 0 and seed.device.type == "cpu" and seed.numel():
         return _remembered(seed, position, stream, vocab_size)
-    return _as_gumbel(uniform(seed, position, iteration, stream, vocab_size))
+    return _as_gumbel(uniform(seed, position, iteration, stream, vocab_size, first))
 
 
 def _remembered(seed: Tensor, position: Tensor, stream: Stream, vocab_size: int) -> Tensor:

@@ -5,7 +5,7 @@ import triton.language as tl
 
 from sjd2.kernels._philox import Stream
 from sjd2.kernels._triton import philox
-from sjd2.kernels._triton.law import draw, law_of, log_probabilities, recover, scores
+from sjd2.kernels._triton.law import draw, law_of, log_probabilities, pick, recover, scores
 from sjd2.kernels.types import DraftKind
 
 MODES = {"maximal": 0, "independent": 1, "gumbel": 2, "greedy": 3}
@@ -90,10 +90,11 @@ def columns_kernel(
         p = law_of(source, top_p, TOP_K, TOP_P, GUIDED, BLOCK, CHUNKS)
         redrawn = draft
         if MODE >= _GUMBEL:
-            # Same-seed noise depends on where a column stands, not on when it is decided.
-            token = draw(source, p, key, at, at * 0, MODE == _GUMBEL, GUIDED, RACE, RACES)
+            token = pick(source, p, key, at, MODE == _GUMBEL, GUIDED, RACE, RACES)
             kept = token == draft
         else:
+            if MODE == _INDEPENDENT:
+                redrawn = draw(source, p, key, at, iteration, GUIDED, RACE, RACES)
             is_full = tl.load(kinds + image * kinds_row + column) == _FULL
             is_uniform = tl.load(kinds + image * kinds_row + column) == _UNIFORM
             stored = tl.minimum(column + tl.load(offset + image), law_width - 1)
@@ -129,8 +130,6 @@ def columns_kernel(
                     RACE,
                     RACES,
                 )
-            if MODE == _INDEPENDENT:
-                redrawn = draw(source, p, key, at, iteration, True, GUIDED, RACE, RACES)
         stats = stats_out + entry * STATS
         peak, log_sum, cut = p
         tl.store(stats, peak)

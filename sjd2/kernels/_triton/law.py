@@ -8,11 +8,13 @@ temperature). `law` makes log-probabilities of those scores: (peak, log of the s
 import triton
 import triton.language as tl
 
-from sjd2.kernels._philox import Stream
+from sjd2.kernels._philox import GROUP, GROUPS_FROM, Stream
 from sjd2.kernels._triton import philox
 
 _DRAFT = tl.constexpr(int(Stream.DRAFT))
 _RESIDUAL = tl.constexpr(int(Stream.RESIDUAL))
+_GROUP = tl.constexpr(GROUP)
+_GROUPS_FROM = tl.constexpr(GROUPS_FROM)
 
 
 @triton.jit
@@ -129,26 +131,91 @@ def _best(score, first, best, token):
 
 
 @triton.jit
+def pick(
+    source,
+    law,
+    seed,
+    position,
+    NOISY: tl.constexpr,
+    GUIDED: tl.constexpr,
+    RACE: tl.constexpr,
+    RACES: tl.constexpr,
+):
+    """The token that same-seed noise picks from a law, or without noise the likeliest one."""
+    best, token = -float("inf"), 0
+    for chunk in range(RACES):
+        first = chunk * RACE
+        clock = log_probabilities(scores(source, first + tl.arange(0, RACE), GUIDED), law)
+        if NOISY:
+            # It depends on where a column stands, not on when it is decided.
+            clock += philox.gumbel(seed, first, position, position * 0, _DRAFT, RACE)
+        best, token = _best(clock, first, best, token)
+    return token
+
+
+@triton.jit
+def _group_noise(seed, first, position, iteration, STREAM: tl.constexpr, RACE: tl.constexpr):
+    """Noise of the groups of the tokens first, ..., first + RACE - 1."""
+    group = _GROUPS_FROM + first // _GROUP
+    return philox.gumbel(seed, group, position, iteration, STREAM, RACE // _GROUP)
+
+
+@triton.jit
+def _best_group(weights, noise, first, best, group, RACE: tl.constexpr):
+    """The running maximum of a race between groups, and the group that leads."""
+    sums = tl.sum(tl.reshape(weights, (RACE // _GROUP, _GROUP)), axis=1)
+    return _best(tl.log(sums) + noise, first // _GROUP, best, group)
+
+
+@triton.jit
 def draw(
     source,
     law,
     seed,
     position,
     iteration,
-    NOISY: tl.constexpr,
     GUIDED: tl.constexpr,
     RACE: tl.constexpr,
     RACES: tl.constexpr,
 ):
-    """A token drawn from a law by an exponential race, or without noise the likeliest one."""
-    best, token = -float("inf"), 0
+    """A token drawn from a law: groups race with their sums, then the tokens of the winner."""
+    best, group = -float("inf"), 0
     for chunk in range(RACES):
         first = chunk * RACE
-        clock = log_probabilities(scores(source, first + tl.arange(0, RACE), GUIDED), law)
-        if NOISY:
-            clock += philox.gumbel(seed, first, position, iteration, _DRAFT, RACE)
-        best, token = _best(clock, first, best, token)
+        log_p = log_probabilities(scores(source, first + tl.arange(0, RACE), GUIDED), law)
+        noise = _group_noise(seed, first, position, iteration, _DRAFT, RACE)
+        best, group = _best_group(tl.exp(log_p), noise, first, best, group, RACE)
+    first = group * _GROUP
+    log_p = log_probabilities(scores(source, first + tl.arange(0, _GROUP), GUIDED), law)
+    clock = log_p + philox.gumbel(seed, first, position, iteration, _DRAFT, _GROUP)
+    _, token = _best(clock, first, -float("inf"), first)
     return token
+
+
+@triton.jit
+def _residual(
+    source,
+    law,
+    old_source,
+    old_law,
+    log_uniform,
+    draft,
+    is_full,
+    is_uniform,
+    tokens,
+    GUIDED: tl.constexpr,
+    OLD_GUIDED: tl.constexpr,
+):
+    """`p` and `max(p - q, 0)` of some tokens."""
+    p = tl.exp(log_probabilities(scores(source, tokens, GUIDED), law))
+    if is_full:
+        log_q = log_probabilities(scores(old_source, tokens, OLD_GUIDED), old_law)
+    elif is_uniform:
+        log_q = tl.zeros_like(p) + log_uniform
+    else:
+        log_q = tl.where(tokens == draft, 0.0, -float("inf"))
+    left = p - tl.exp(log_q)
+    return p, tl.where(left <= 0, 0.0, left)  # a NaN stays one
 
 
 @triton.jit
@@ -170,21 +237,42 @@ def recover(
     RACES: tl.constexpr,
 ):
     """A token drawn from the residual `max(p - q, 0)`; from `p` where rounding left none of it."""
-    best, token = -float("inf"), 0
-    best_of_p, token_of_p = -float("inf"), 0
+    best, group = -float("inf"), 0
+    best_of_p, group_of_p = -float("inf"), 0
     for chunk in range(RACES):
         first = chunk * RACE
-        tokens = first + tl.arange(0, RACE)
-        log_p = log_probabilities(scores(source, tokens, GUIDED), law)
-        if is_full:
-            log_q = log_probabilities(scores(old_source, tokens, OLD_GUIDED), old_law)
-        elif is_uniform:
-            log_q = tl.zeros((RACE,), tl.float32) + log_uniform
-        else:
-            log_q = tl.where(tokens == draft, 0.0, -float("inf"))
-        left = tl.exp(log_p) - tl.exp(log_q)
-        left = tl.where(left <= 0, 0.0, left)  # a NaN stays one
-        noise = philox.gumbel(seed, first, position, iteration, _RESIDUAL, RACE)
-        best, token = _best(tl.log(left) + noise, first, best, token)
-        best_of_p, token_of_p = _best(log_p + noise, first, best_of_p, token_of_p)
-    return tl.where(best == -float("inf"), token_of_p, token)
+        p, left = _residual(
+            source,
+            law,
+            old_source,
+            old_law,
+            log_uniform,
+            draft,
+            is_full,
+            is_uniform,
+            first + tl.arange(0, RACE),
+            GUIDED,
+            OLD_GUIDED,
+        )
+        noise = _group_noise(seed, first, position, iteration, _RESIDUAL, RACE)
+        best, group = _best_group(left, noise, first, best, group, RACE)
+        best_of_p, group_of_p = _best_group(p, noise, first, best_of_p, group_of_p, RACE)
+    nothing_left = best == -float("inf")
+    first = tl.where(nothing_left, group_of_p, group) * _GROUP
+    p, left = _residual(
+        source,
+        law,
+        old_source,
+        old_law,
+        log_uniform,
+        draft,
+        is_full,
+        is_uniform,
+        first + tl.arange(0, _GROUP),
+        GUIDED,
+        OLD_GUIDED,
+    )
+    noise = philox.gumbel(seed, first, position, iteration, _RESIDUAL, _GROUP)
+    clock = tl.log(tl.where(nothing_left, p, left)) + noise
+    _, token = _best(clock, first, -float("inf"), first)
+    return token

@@ -10,14 +10,13 @@ import triton.language as tl
 from sjd2.kernels._philox import Stream
 from sjd2.kernels._triton import philox
 from sjd2.kernels._triton.columns import MODES, STATS, forced_at, load_law
-from sjd2.kernels._triton.law import draw
+from sjd2.kernels._triton.law import draw, pick
 from sjd2.kernels.types import DraftKind
 
 STARTS = {"uniform": 0, "repeat": 1, "neighbour": 2}
 
 _INDEPENDENT = tl.constexpr(MODES["independent"])
 _GUMBEL = tl.constexpr(MODES["gumbel"])
-_GREEDY = tl.constexpr(MODES["greedy"])
 _REPEAT = tl.constexpr(STARTS["repeat"])
 NEIGHBOUR = tl.constexpr(STARTS["neighbour"])
 _FULL = tl.constexpr(int(DraftKind.FULL))
@@ -92,10 +91,6 @@ def rows_kernel(
     slots_out += image * (next_width + 1)
     key = tl.load(seed + image)
     end = width - 1
-    when = iteration
-    if MODE == _GUMBEL:
-        # Same-seed noise depends on where a column stands, not on when it is drawn.
-        when = iteration * 0
 
     if program > 0:
         if START == NEIGHBOUR:  # no other launch has such programs, or room for a draw
@@ -112,9 +107,10 @@ def rows_kernel(
                     source = (row, row + images * width * vocab, vocab, guidance, cooling)
                     law = load_law(stats + (entry + end) * STATS)
                     where = there.to(tl.int32)
-                    token = draw(
-                        source, law, key, where, when, MODE != _GREEDY, GUIDED, RACE, RACES
-                    )
+                    if MODE >= _GUMBEL:
+                        token = pick(source, law, key, where, MODE == _GUMBEL, GUIDED, RACE, RACES)
+                    else:
+                        token = draw(source, law, key, where, iteration, GUIDED, RACE, RACES)
                 tl.store(slots_out + 1 + column, token)
     else:
         tl.store(accept_length_out + image, accept_length)
@@ -144,6 +140,9 @@ def rows_kernel(
                 beside = forced_at(grammar, at + end, grammar_length)
                 entering = tl.where(beside >= 0, _ONEHOT, _FULL)
         elif START != _REPEAT:
+            when = iteration
+            if MODE == _GUMBEL:
+                when = iteration * 0  # same-seed noise knows no iterations
             bits = philox.word(key, (at + source).to(tl.int32), when, _DRAFT)
             fresh = ((bits * vocab.to(tl.uint64)) >> 32).to(tl.int64)
             drafts = tl.where(is_new, fresh, drafts)

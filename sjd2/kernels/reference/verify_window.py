@@ -14,9 +14,10 @@ from typing import Protocol
 
 import torch
 from torch import Tensor
+from torch.nn import functional as F
 
 from sjd2.kernels import _philox
-from sjd2.kernels._philox import Stream
+from sjd2.kernels._philox import GROUP, GROUPS_FROM, Stream
 from sjd2.kernels.reference import numerics
 from sjd2.kernels.reference.target import target_log_probs
 from sjd2.kernels.types import Coupling, DraftKind, Rules, Verdict, Window
@@ -53,19 +54,38 @@ class PhiloxDraws:
         return u.log() < log_ratio
 
     def choose(self, log_weights: Tensor, rows: Tensor, columns: Tensor, stream: Stream) -> Tensor:
-        """See `Draws`. An exponential race, one addressed exponential per token."""
+        """See `Draws`. An exponential race, one addressed exponential per runner.
+
+        Noise that stays for good is every token's own, so that drafts win again. What is random
+        afresh is drawn in two stages for a fraction of the noise: groups of tokens race with the
+        sums of their weights, then the tokens of the group that won.
+        """
+        if self.iteration == 0:
+            return self._fixed_race(log_weights, rows, columns, stream)
+        at = (self.seed[rows], self.position[rows] + columns, self.iteration, stream)
+        missing = -log_weights.shape[-1] % GROUP
+        groups = F.pad(log_weights, (0, missing), value=-torch.inf).unflatten(-1, (-1, GROUP))
+        noise = _philox.gumbel(*at, groups.shape[-2], GROUPS_FROM)
+        group = (_log_sum(groups) + noise).argmax(dim=-1)
+        members = groups[torch.arange(len(group), device=group.device), group]
+        first = group * GROUP
+        return first + (members + _philox.gumbel(*at, GROUP, first)).argmax(dim=-1)
+
+    def _fixed_race(
+        self, log_weights: Tensor, rows: Tensor, columns: Tensor, stream: Stream
+    ) -> Tensor:
         seeds, positions = self.seed[rows], self.position[rows] + columns
         if _is_host(log_weights):
             # Most of a filtered law is impossible, and noise is what takes the time.
             possible = log_weights != -torch.inf
             if possible.sum() < _SPARSE * possible.numel():
                 law, token = possible.nonzero(as_tuple=True)
-                at = (seeds[law], positions[law], self.iteration, stream, token)
+                at = (seeds[law], positions[law], 0, stream, token)
                 raced = torch.full_like(log_weights, -torch.inf)
                 raced[law, token] = log_weights[law, token] + _philox.gumbel_of(*at)
                 return raced.argmax(dim=-1)
         vocab_size = log_weights.shape[-1]
-        noise = _philox.gumbel(seeds, positions, self.iteration, stream, vocab_size)
+        noise = _philox.gumbel(seeds, positions, 0, stream, vocab_size)
         return (log_weights + noise).argmax(dim=-1)
 
     def fresh(self, columns: Tensor, vocab_size: int) -> Tensor:
@@ -213,6 +233,11 @@ def stored_at(window: Window) -> Tensor:
     """Where `law` holds the law of every column, [B, W]; columns it never held are clamped."""
     columns = torch.arange(window.tokens.shape[1], device=window.offset.device)
     return (columns + window.offset[:, None]).clamp_(max=window.law.shape[1] - 1)
+
+
+def _log_sum(log_weights: Tensor) -> Tensor:
+    """Log of the sum of exponentials along the last dimension; there is no overflow in a law."""
+    return numerics.log(numerics.exp(log_weights).sum(dim=-1))
 
 
 def _log_residual(log_p: Tensor, log_q: Tensor) -> Tensor:
