@@ -197,7 +197,8 @@ def gumbel(
     Returns:
         float32, shape [*S, vocab_size].
     """
-    if iteration == 0 and isinstance(first, int) and first == 0 and seed.device.type == "cpu" and seed.numel():
+    is_fixed = iteration == 0 and isinstance(first, int) and first == 0
+    if is_fixed and seed.device.type == "cpu" and seed.numel():
         return _remembered(seed, position, stream, vocab_size)
     return _as_gumbel(uniform(seed, position, iteration, stream, vocab_size, first))
 
