@@ -50,7 +50,8 @@ def guide(logits: Tensor, scale: float) -> Tensor:
     if scale == 1.0:
         return logits
     conditional, unconditional = logits.chunk(2)
-    return unconditional + scale * (conditional - unconditional)
+    # In place: for large vocabularies most of the time goes into asking for memory.
+    return (conditional - unconditional).mul_(scale).add_(unconditional)
 
 
 def _keep_top_k(logits: Tensor, k: int) -> Tensor:

@@ -242,8 +242,10 @@ def _log_sum(log_weights: Tensor) -> Tensor:
 
 def _log_residual(log_p: Tensor, log_q: Tensor) -> Tensor:
     """`log max(p - q, 0)`, unnormalised; `log p` where rounding left nothing of a residual."""
-    residual = numerics.log((numerics.exp(log_p) - numerics.exp(log_q)).clamp_(min=0))
+    residual = numerics.log(numerics.exp(log_p).sub_(numerics.exp(log_q)).clamp_(min=0))
     exhausted = residual.amax(dim=-1, keepdim=True) == -torch.inf
+    if _is_host(exhausted) and not exhausted.any():
+        return residual
     return torch.where(exhausted, log_p, residual)
 
 
