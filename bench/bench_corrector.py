@@ -20,7 +20,17 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from drawing import METHODS, ROOT, Bench, Results, environment, put_between, share_of, table
+from drawing import (
+    METHODS,
+    ROOT,
+    Bench,
+    Results,
+    environment,
+    machine,
+    put_between,
+    share_of,
+    table,
+)
 
 from sjd2.config import DecodingConfig
 from sjd2.demo import WEIGHTS
@@ -90,12 +100,10 @@ def report(found: dict[str, Any], numbers: Sequence[str] | None = None) -> str:
                 share_of(row["passed"], row["pictures"]),
             ]
         )
-    where, pictures = found["environment"], found["rows"][0]["pictures"]
     return (
-        f"{pictures} pictures of held-out captions, batch {found['batch']}, guidance "
-        f"{found['guidance']:g}, temperature 1, {where['cores']} cores, torch {where['torch']}, "
-        f"transformers {where['transformers']}, float32. Made by `{found['command']}`.\n\n"
-        f"{table(HEAD, lines)}"
+        f"{found['rows'][0]['pictures']} pictures of held-out captions, batch {found['batch']}, "
+        f"guidance {found['guidance']:g}, temperature 1, {machine(found['environment'])}. "
+        f"Made by `{found['command']}`.\n\n{table(HEAD, lines)}"
     )
 
 

@@ -21,7 +21,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from drawing import METHODS, ROOT, Bench, Row, environment, put_between, table
+from drawing import METHODS, ROOT, Bench, Row, environment, machine, put_between, table
 from tqdm import tqdm
 
 import sjd2
@@ -57,14 +57,12 @@ def report(found: dict[str, Any]) -> str:
     """The tables of the README."""
     rows = [Row(**row) for row in found["rows"]]
     batch = found["batch"]
-    where = found["environment"]
     batched = [row for row in rows if row.batch == batch]
     cells = [row.cells() for row in batched]
     alone = {(row.method, row.window): row for row in rows if row.batch == 1}
     parts = [
         f"{rows[0].pictures} held-out captions, batch {batch}, guidance {found['guidance']:g}, "
-        f"temperature 1, {where['cores']} cores, torch {where['torch']}, transformers "
-        f"{where['transformers']}, float32. Made by `{found['command']}`.",
+        f"temperature 1, {machine(found['environment'])}. Made by `{found['command']}`.",
         table([*HEAD, f"seconds for {rows[0].pictures}", "checker (95 %)"], cells),
     ]
     if found["race"]:

@@ -20,7 +20,17 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from drawing import METHODS, ROOT, Bench, Results, environment, put_between, share_of, table
+from drawing import (
+    METHODS,
+    ROOT,
+    Bench,
+    Results,
+    environment,
+    machine,
+    put_between,
+    share_of,
+    table,
+)
 from PIL import Image
 
 from sjd2.demo import WEIGHTS
@@ -77,12 +87,16 @@ def plan(windows: list[int], steps: list[int], has_full: bool) -> list[tuple[str
         rows.append(("full", "ar, full weights", {"method": "ar"}))
     for window in windows:
         rows += [("base", name, {"window": window, **METHODS[name]}) for name in METHODS]
+        corrected = {"window": window, **METHODS["sjd maximal"], "corrector": "auto"}
+        rows.append(("base", "sjd maximal, corrected", corrected))
         if has_full:
             options = {"window": window, **METHODS["sjd maximal"]}
             rows.append(("full", "sjd maximal, full weights", options))
         for count in steps:
             options = {"window": window, "method": "sjd2", "denoising_steps": count}
             rows.append(("gated", "sjd2 exact (gated)", options))
+            corrected = {**options, "corrector": "auto"}
+            rows.append(("gated", "sjd2 exact (gated), corrected", corrected))
             if has_full:
                 rows.append(("full", "sjd2 exact (full)", options))
                 rows.append(("full", "sjd2 as published", {**options, "exact": False}))
@@ -120,9 +134,8 @@ def report(found: dict[str, Any], best_only: bool) -> str:
     of_each = "the fastest K of each method, " if best_only else ""
     return (
         f"{pictures} pictures of held-out captions, {of_each}batch {found['batch']}, guidance "
-        f"{found['guidance']:g}, temperature 1, schedule {found['schedule']}, {where['cores']} "
-        f"cores, torch {where['torch']}, transformers {where['transformers']}, float32. Made by "
-        f"`{found['command']}`.\n\n{table(HEAD, lines)}"
+        f"{found['guidance']:g}, temperature 1, schedule {found['schedule']}, {machine(where)}. "
+        f"Made by `{found['command']}`.\n\n{table(HEAD, lines)}"
     )
 
 
@@ -166,11 +179,11 @@ def main() -> None:
     results = Results(out, facts, given.resume)
     for weights, method, options in plan(given.windows, given.steps, given.full is not None):
         steps = options.get("denoising_steps")
-        denoising = {"adapter": adapters[weights], "corrector": None}
+        usual: dict[str, Any] = {"adapter": adapters[weights], "corrector": None}
         if steps:
-            denoising["schedule"] = given.schedule
+            usual["schedule"] = given.schedule
         of = {"weights": weights, "method": method, "window": options.get("window", 1)}
-        draw = partial(benches[weights].row, method, given.batch, **{**options, **denoising})
+        draw = partial(benches[weights].row, method, given.batch, **{**usual, **options})
         results.row(of | {"steps": steps}, draw)
     found = results.found
     print(report(found, best_only=False))

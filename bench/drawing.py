@@ -126,6 +126,15 @@ def environment(model: Any) -> dict[str, Any]:
     }
 
 
+def machine(where: dict[str, Any]) -> str:
+    """What `environment` found, in a few words."""
+    threads = "1 thread" if where["threads"] == 1 else f"{where['threads']} threads"
+    return (
+        f"{where['cores']} cores, {threads}, torch {where['torch']}, "
+        f"transformers {where['transformers']}, float32"
+    )
+
+
 def table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
     """A Markdown table."""
     lines = ["| " + " | ".join(cells) + " |" for cells in (head, *rows)]
