@@ -63,9 +63,10 @@ class PhiloxDraws:
         if self.iteration == 0:
             return self._fixed_race(log_weights, rows, columns, stream)
         at = (self.seed[rows], self.position[rows] + columns, self.iteration, stream)
-        missing = -log_weights.shape[-1] % GROUP
-        groups = F.pad(log_weights, (0, missing), value=-torch.inf).unflatten(-1, (-1, GROUP))
-        noise = _philox.gumbel(*at, groups.shape[-2], GROUPS_FROM)
+        laws, vocab_size = log_weights.shape
+        padded = F.pad(log_weights, (0, -vocab_size % GROUP), value=-torch.inf)
+        groups = padded.view(laws, padded.shape[1] // GROUP, GROUP)
+        noise = _philox.gumbel(*at, groups.shape[1], GROUPS_FROM)
         group = (_log_sum(groups) + noise).argmax(dim=-1)
         members = groups[torch.arange(len(group), device=group.device), group]
         first = group * GROUP
