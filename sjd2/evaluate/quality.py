@@ -14,6 +14,7 @@ import numpy as np
 import torch
 from PIL import Image
 from torch import Tensor
+from transformers import CLIPModel, CLIPProcessor
 
 from sjd2.pictures.files import PICTURE_FORMATS
 
@@ -77,7 +78,9 @@ class ClipScore:
             raise ValueError(f"{weights}: no folder of a CLIP model")
         metric = _torchmetrics("multimodal.clip_score", "CLIPScore")
         try:
-            self.metric = metric(model_name_or_path=str(weights))
+            both = _Clip.from_pretrained(weights), CLIPProcessor.from_pretrained(weights)
+            # As a function, for torchmetrics knows models by their names on the Hub.
+            self.metric = metric(model_name_or_path=lambda: both)
         except (ImportError, OSError, ValueError) as error:
             raise ValueError(f"CLIP score with {weights}: {error}") from error
 
@@ -87,6 +90,18 @@ class ClipScore:
         for first, batch in zip(range(0, len(pictures), _BATCH), _batches(pictures), strict=True):
             self.metric.update(list(batch), list(captions[first : first + _BATCH]))
         return float(self.metric.compute())
+
+
+class _Clip(CLIPModel):
+    """A CLIP model whose features are tensors, as torchmetrics takes them for."""
+
+    def get_image_features(self, *args: Any, **kwargs: Any) -> Tensor:
+        features: Tensor = super().get_image_features(*args, **kwargs).pooler_output
+        return features
+
+    def get_text_features(self, *args: Any, **kwargs: Any) -> Tensor:
+        features: Tensor = super().get_text_features(*args, **kwargs).pooler_output
+        return features
 
 
 def _torchmetrics(module: str, name: str) -> Any:
