@@ -2,6 +2,7 @@
 
     python bench/check_law.py                  # some minutes on 2 cores
     python bench/check_law.py --pictures 256   # a sharper look
+    python bench/check_law.py --adapter DIR    # denoising, too; not needed where one ships
 
 Pictures are drawn with every method, then the model reads each whole picture in one forward
 without a cache and says how surprising every token was. Where tokens follow its law, surprise less
@@ -45,7 +46,8 @@ CORRECTED: dict[str, dict[str, Any]] = {
     "corrected gumbel, W = 64": {"method": "sjd", "window": 64, "verify": "gumbel"},
 }
 DENOISED: dict[str, dict[str, Any]] = {
-    "sjd2, K = 4, W = 64": {"method": "sjd2", "window": 64, "corrector": None},
+    "sjd2, K = 2, W = 64": {"method": "sjd2", "window": 64, "denoising_steps": 2},
+    "sjd2, K = 8, W = 64": {"method": "sjd2", "window": 64, "denoising_steps": 8},
 }
 BATCH = 16
 BEYOND = 4.0
@@ -115,6 +117,7 @@ def z_score(model: Any, processor: Any, pictures: int, **options: Any) -> tuple[
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--pictures", type=int, default=64)
+    parser.add_argument("--adapter", default="auto", help="folder of one; default: the model's")
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
     given = parser.parse_args()
     model, processor = load(given.device)
@@ -127,8 +130,9 @@ def main() -> int:
 
     is_corrected = carried(model, "corrector") is not None
     right = PLAIN | (CORRECTED if is_corrected else {})
-    if carried(model, "adapter") is not None:
-        right |= DENOISED
+    if given.adapter != "auto" or carried(model, "adapter") is not None:
+        usual = {"adapter": given.adapter, "corrector": None, "schedule": "linear"}
+        right |= {name: {**options, **usual} for name, options in DENOISED.items()}
     found = [beyond(name, options) for name, options in right.items()]
     has_power = True
     if is_corrected:
