@@ -16,6 +16,10 @@ CASES: dict[str, tuple[Callable[[Tensor], Tensor], Callable[[Tensor], Tensor]]] 
     "first": (lambda x: numerics.kth_largest(x, 1), lambda x: x.topk(1).values),
     "fifth": (lambda x: numerics.kth_largest(x, 5), lambda x: x.topk(5).values[..., -1:]),
     "last": (lambda x: numerics.kth_largest(x, 9), lambda x: x.amin(-1, keepdim=True)),
+    "drop": (
+        lambda x: numerics.drop_below(x, x[..., :1]),
+        lambda x: x.masked_fill(x < x[..., :1], -torch.inf),
+    ),
     "descending": (numerics.descending, lambda x: x.sort(descending=True).values),
 }
 
@@ -38,3 +42,7 @@ def test_nan_is_the_largest() -> None:
     assert numerics.kth_largest(x, 1).isnan().all()
     assert numerics.kth_largest(x, 2).item() == 3
     assert numerics.descending(x)[0, 0].isnan()
+    dropped = numerics.drop_below(x, torch.tensor([[2.0]]))
+    torch.testing.assert_close(
+        dropped, torch.tensor([[-torch.inf, torch.nan, 3.0]]), equal_nan=True
+    )

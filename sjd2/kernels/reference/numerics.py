@@ -24,6 +24,18 @@ def log(x: Tensor) -> Tensor:
         return torch.from_numpy(np.log(x.numpy()))
 
 
+def drop_below(x: Tensor, cut: Tensor) -> Tensor:
+    """Minus infinity for what is below the cut, which broadcasts; NaN stays."""
+    if not _is_here(x):
+        return x.masked_fill(x < cut, -torch.inf)
+    # By arithmetic, which is done by vectors, and a choice is not: plus the logarithm of 1 or 0.
+    values = x.numpy()
+    kept = (~(values < cut.numpy())).astype(values.dtype)
+    with np.errstate(divide="ignore"):
+        np.log(kept, out=kept)
+    return torch.from_numpy(np.add(values, kept, out=kept))
+
+
 def kth_largest(x: Tensor, k: int) -> Tensor:
     """The k-th largest value along the last dimension, which is kept: [..., 1]. NaN is largest."""
     if not _is_here(x):

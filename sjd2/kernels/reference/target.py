@@ -56,7 +56,7 @@ def guide(logits: Tensor, scale: float) -> Tensor:
 
 def _keep_top_k(logits: Tensor, k: int) -> Tensor:
     """Drop what is below the k-th largest logit; ties with it stay, as in transformers."""
-    return logits.masked_fill(logits < numerics.kth_largest(logits, k), -torch.inf)
+    return numerics.drop_below(logits, numerics.kth_largest(logits, k))
 
 
 def _keep_top_p(logits: Tensor, p: float) -> Tensor:
@@ -66,4 +66,4 @@ def _keep_top_p(logits: Tensor, p: float) -> Tensor:
     mass_before = probability.cumsum(dim=-1) - probability
     # The most likely token has no mass before it, so one is kept, but for rows of NaN.
     last = (mass_before < p).sum(dim=-1, keepdim=True).sub(1).clamp(min=0)
-    return logits.masked_fill(logits < descending.gather(-1, last), -torch.inf)
+    return numerics.drop_below(logits, descending.gather(-1, last))
