@@ -5,7 +5,15 @@ import triton.language as tl
 
 from sjd2.kernels._philox import Stream
 from sjd2.kernels._triton import philox
-from sjd2.kernels._triton.law import draw, law_of, log_probabilities, pick, recover, scores
+from sjd2.kernels._triton.law import (
+    draft_log_probabilities,
+    draw,
+    law_of,
+    log_probabilities,
+    pick,
+    recover,
+    scores,
+)
 from sjd2.kernels.types import DraftKind
 
 MODES = {"maximal": 0, "independent": 1, "gumbel": 2, "greedy": 3}
@@ -103,32 +111,15 @@ def columns_kernel(
             old_twin = old_row + images * law_width * vocab
             old_source = (old_row, old_twin, vocab, guidance, old_cooling)
             q = load_law(law_stats + old_entry * STATS)  # used where the kind is FULL
-            log_q = 0.0
-            if is_full:
-                log_q = log_probabilities(scores(old_source, draft, OLD_GUIDED), q)
-            elif is_uniform:
-                log_q = log_uniform
+            drafted = (draft, is_full, old_source, q, is_uniform, log_uniform)
+            log_q = draft_log_probabilities(drafted, draft, OLD_GUIDED)
             u, _ = philox.pair(key, at * 0, at, iteration, _ACCEPT)
             log_p = log_probabilities(scores(source, draft, GUIDED), p)
             kept = tl.log(u) < log_p - log_q
             token = draft
             if not kept:
                 token = recover(
-                    source,
-                    p,
-                    old_source,
-                    q,
-                    log_uniform,
-                    draft,
-                    is_full,
-                    is_uniform,
-                    key,
-                    at,
-                    iteration,
-                    GUIDED,
-                    OLD_GUIDED,
-                    RACE,
-                    RACES,
+                    source, p, drafted, key, at, iteration, GUIDED, OLD_GUIDED, RACE, RACES
                 )
         stats = stats_out + entry * STATS
         peak, log_sum, cut = p

@@ -1,8 +1,10 @@
 """From the logits of a column to its law, and draws from it, without writing either to memory.
 
-Two tuples go from function to function. `source` says where logits are and what becomes of them:
+Tuples go from function to function. `source` says where logits are and what becomes of them:
 (pointer to the row, pointer to its unconditional twin, vocabulary, guidance scale, one over the
-temperature). `law` makes log-probabilities of those scores: (peak, log of the sum, cut).
+temperature). `law` makes log-probabilities of those scores: (peak, log of the sum, cut). `drafted`
+says which law a draft was drawn from: (its token, whether a law is stored, `source` and `law` of
+that, whether it was drawn uniformly, log-probability of a uniform token).
 """
 
 import triton
@@ -193,28 +195,23 @@ def draw(
 
 
 @triton.jit
-def _residual(
-    source,
-    law,
-    old_source,
-    old_law,
-    log_uniform,
-    draft,
-    is_full,
-    is_uniform,
-    tokens,
-    GUIDED: tl.constexpr,
-    OLD_GUIDED: tl.constexpr,
-):
-    """`p` and `max(p - q, 0)` of some tokens."""
-    p = tl.exp(log_probabilities(scores(source, tokens, GUIDED), law))
+def draft_log_probabilities(drafted, tokens, GUIDED: tl.constexpr):
+    """`log q` of some tokens."""
+    draft, is_full, source, law, is_uniform, log_uniform = drafted
     if is_full:
-        log_q = log_probabilities(scores(old_source, tokens, OLD_GUIDED), old_law)
+        log_q = log_probabilities(scores(source, tokens, GUIDED), law)
     elif is_uniform:
-        log_q = tl.zeros_like(p) + log_uniform
+        log_q = tokens * 0.0 + log_uniform
     else:
         log_q = tl.where(tokens == draft, 0.0, -float("inf"))
-    left = p - tl.exp(log_q)
+    return log_q
+
+
+@triton.jit
+def _residual(source, law, drafted, tokens, GUIDED: tl.constexpr, OLD_GUIDED: tl.constexpr):
+    """`p` and `max(p - q, 0)` of some tokens."""
+    p = tl.exp(log_probabilities(scores(source, tokens, GUIDED), law))
+    left = p - tl.exp(draft_log_probabilities(drafted, tokens, OLD_GUIDED))
     return p, tl.where(left <= 0, 0.0, left)  # a NaN stays one
 
 
@@ -222,12 +219,7 @@ def _residual(
 def recover(
     source,
     law,
-    old_source,
-    old_law,
-    log_uniform,
-    draft,
-    is_full,
-    is_uniform,
+    drafted,
     seed,
     position,
     iteration,
@@ -241,37 +233,15 @@ def recover(
     best_of_p, group_of_p = -float("inf"), 0
     for chunk in range(RACES):
         first = chunk * RACE
-        p, left = _residual(
-            source,
-            law,
-            old_source,
-            old_law,
-            log_uniform,
-            draft,
-            is_full,
-            is_uniform,
-            first + tl.arange(0, RACE),
-            GUIDED,
-            OLD_GUIDED,
-        )
+        tokens = first + tl.arange(0, RACE)
+        p, left = _residual(source, law, drafted, tokens, GUIDED, OLD_GUIDED)
         noise = _group_noise(seed, first, position, iteration, _RESIDUAL, RACE)
         best, group = _best_group(left, noise, first, best, group, RACE)
         best_of_p, group_of_p = _best_group(p, noise, first, best_of_p, group_of_p, RACE)
     nothing_left = best == -float("inf")
     first = tl.where(nothing_left, group_of_p, group) * _GROUP
-    p, left = _residual(
-        source,
-        law,
-        old_source,
-        old_law,
-        log_uniform,
-        draft,
-        is_full,
-        is_uniform,
-        first + tl.arange(0, _GROUP),
-        GUIDED,
-        OLD_GUIDED,
-    )
+    tokens = first + tl.arange(0, _GROUP)
+    p, left = _residual(source, law, drafted, tokens, GUIDED, OLD_GUIDED)
     noise = philox.gumbel(seed, first, position, iteration, _RESIDUAL, _GROUP)
     clock = tl.log(tl.where(nothing_left, p, left)) + noise
     _, token = _best(clock, first, -float("inf"), first)
