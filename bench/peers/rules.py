@@ -101,7 +101,7 @@ class _SharedNoise(PhiloxDraws):
     def choose(self, log_weights: Tensor, rows: Tensor, columns: Tensor, stream: Stream) -> Tensor:
         draws: Any = super()
         if stream == Stream.DRAFT:
-            draws = PhiloxDraws(self.seed, self.position, iteration=0)
+            draws = PhiloxDraws(self.seed, self.position, iteration=None)
         return draws.choose(log_weights, rows, columns, stream)
 
 

@@ -69,7 +69,7 @@ def correct_window(
     if rules.verify == "greedy":
         drafts = log_q.argmax(dim=-1)
     elif rules.verify == "gumbel":
-        drafts = same_seed(log_q, PhiloxDraws(seed, position, 0))
+        drafts = same_seed(log_q, PhiloxDraws(seed, position, None))
     else:
         draws = PhiloxDraws(seed, position, iteration + CORRECTIONS * correction)
         drafts, _ = couple(log_q, window, draws, "maximal")

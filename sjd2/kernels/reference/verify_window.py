@@ -40,10 +40,14 @@ class Draws(Protocol):
 
 
 class PhiloxDraws:
-    """The draws of the library: addressed by seed, position and iteration."""
+    """The draws of the library: addressed by seed, position and iteration.
 
-    def __init__(self, seed: Tensor, position: Tensor, iteration: int) -> None:
-        self.seed, self.position, self.iteration = seed, position, iteration
+    Without an iteration they are those of same-seed mode: the noise of a token stays for good.
+    """
+
+    def __init__(self, seed: Tensor, position: Tensor, iteration: int | None) -> None:
+        self.seed, self.position = seed, position
+        self.is_fixed, self.iteration = iteration is None, iteration or 0
 
     def accept(self, log_ratio: Tensor) -> Tensor:
         """See `Draws`. Strict, with uniforms in (0, 1): probability zero is never accepted."""
@@ -60,7 +64,7 @@ class PhiloxDraws:
         afresh is drawn in two stages for a fraction of the noise: groups of tokens race with the
         sums of their weights, then the tokens of the group that won.
         """
-        if self.iteration == 0:
+        if self.is_fixed:
             return self._fixed_race(log_weights, rows, columns, stream)
         at = (self.seed[rows], self.position[rows] + columns, self.iteration, stream)
         laws, vocab_size = log_weights.shape
@@ -113,7 +117,7 @@ def verify_window(
     forced = None if grammar is None else grammar_at(grammar, position, logits.shape[1])
     log_p = target_log_probs(logits, rules, forced)
     # Same-seed noise must not depend on when a column is decided, only on where it stands.
-    draws = PhiloxDraws(seed, position, 0 if rules.verify == "gumbel" else iteration)
+    draws = PhiloxDraws(seed, position, None if rules.verify == "gumbel" else iteration)
     return decide(
         log_p,
         window,
