@@ -340,9 +340,7 @@ def _add_finetuning(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--resume", action="store_true", help="go on from the last checkpoint")
     parser.add_argument("--rank", type=values.count, help="of what is trained beside the model")
     parser.add_argument("--steps", type=values.count, help="of the optimiser")
-    parser.add_argument(
-        "--batch", type=values.count, default=16, help=f"pictures of a step {usual}"
-    )
+    parser.add_argument("--batch", type=values.count, help="pictures of a step")
     parser.add_argument("--learning-rate", type=values.positive, metavar="R", help="at its peak")
     parser.add_argument("--guidance", type=values.guidance, metavar="SCALE", help="to draw under")
     parser.add_argument("--window", type=values.tokens, default=64, help=f"slots {usual}")

@@ -80,14 +80,16 @@ def train(
     return history
 
 
-def _common(given: argparse.Namespace, **usual: Any) -> dict[str, Any]:
+def _common(
+    given: argparse.Namespace, usual: FinetuneSettings | CorrectorSettings
+) -> dict[str, Any]:
     """The settings that all trainings have; those that were not given are as usual."""
-    steps = given.steps or usual["steps"]
+    steps = given.steps or usual.steps
     return {
         "steps": steps,
-        "batch": given.batch,
-        "learning_rate": given.learning_rate or usual["learning_rate"],
-        "rank": given.rank or usual["rank"],
+        "batch": given.batch or usual.batch,
+        "learning_rate": given.learning_rate or usual.learning_rate,
+        "rank": given.rank or usual.rank,
         "window": given.window,
         "evaluate_every": min(given.evaluate_every, steps),
         "seed": given.seed,
@@ -96,10 +98,11 @@ def _common(given: argparse.Namespace, **usual: Any) -> dict[str, Any]:
 
 def _denoising_settings(given: argparse.Namespace) -> FinetuneSettings:
     usual = FinetuneSettings()
-    # Weights that know something already are moved more gently than an adapter that knows nothing.
-    rate = 1e-4 if given.full else usual.learning_rate
+    if given.full:
+        # Weights that know something already are moved gently: as the paper does.
+        usual = FinetuneSettings(steps=500, batch=16, learning_rate=2e-5)
     return FinetuneSettings(
-        **_common(given, steps=usual.steps, learning_rate=rate, rank=usual.rank),
+        **_common(given, usual),
         full=given.full,
         denoising_steps=given.denoising_steps,
         schedule=given.schedule,
@@ -107,10 +110,7 @@ def _denoising_settings(given: argparse.Namespace) -> FinetuneSettings:
 
 
 def _corrector_settings(given: argparse.Namespace) -> CorrectorSettings:
-    usual = CorrectorSettings()
-    return CorrectorSettings(
-        **_common(given, steps=usual.steps, learning_rate=usual.learning_rate, rank=usual.rank)
-    )
+    return CorrectorSettings(**_common(given, CorrectorSettings()))
 
 
 def _read_prompts(source: str) -> list[str]:

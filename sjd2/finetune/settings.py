@@ -49,6 +49,8 @@ class FinetuneSettings(TrainingSettings):
         reuse: steps that learn from the same pictures, each from other windows of them.
     """
 
+    steps: int = 600
+    batch: int = 8
     full: bool = False
     rank: int = 16
     denoising_steps: int = 4
