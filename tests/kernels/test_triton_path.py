@@ -213,13 +213,23 @@ def test_an_operation_outside_the_sampler_obeys_the_environment(
     assert verdict.window.law_stats is None
 
 
-def test_every_kernel_compiles_for_every_target_without_spills(tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    "targets",
+    [("sm_90", "gfx942"), pytest.param(("sm_80", "sm_100"), marks=pytest.mark.slow)],
+    ids="-".join,
+)
+def test_every_kernel_compiles_for_every_target_without_spills(
+    targets: tuple[str, ...], tmp_path: Path
+) -> None:
     """Kills: what only the interpreter accepts; a tile too large for its registers."""
     script = Path(__file__).parents[2] / "bench" / "compile_kernels.py"
     environment = {k: v for k, v in os.environ.items() if k != "TRITON_INTERPRET"}
     environment["TRITON_CACHE_DIR"] = str(tmp_path)
     done = subprocess.run(
-        [sys.executable, str(script)], env=environment, capture_output=True, text=True
+        [sys.executable, str(script), *(f"--target={target}" for target in targets)],
+        env=environment,
+        capture_output=True,
+        text=True,
     )
     print(done.stdout)
     assert done.returncode == 0, done.stdout + done.stderr
