@@ -197,14 +197,19 @@ def gumbel(
     Returns:
         float32, shape [*S, vocab_size].
     """
-    is_fixed = iteration == 0 and isinstance(first, int) and first == 0
-    if is_fixed and seed.device.type == "cpu" and seed.numel():
-        return _remembered(seed, position, stream, vocab_size)
     return _as_gumbel(uniform(seed, position, iteration, stream, vocab_size, first))
 
 
-def _remembered(seed: Tensor, position: Tensor, stream: Stream, vocab_size: int) -> Tensor:
-    """`gumbel` of iteration 0: fixed noise, which every forward and every correction asks for."""
+def fixed_gumbel(seed: Tensor, position: Tensor, stream: Stream, vocab_size: int) -> Tensor:
+    """`gumbel` of iteration 0, which every forward and every correction asks for.
+
+    On a CPU it is made once and remembered. Args and RNG: as `uniform`.
+
+    Returns:
+        float32, shape [*S, vocab_size].
+    """
+    if seed.device.type != "cpu" or not seed.numel():
+        return gumbel(seed, position, 0, stream, vocab_size)
     keys = [
         (stream, vocab_size, *address)
         for address in zip(seed.flatten().tolist(), position.flatten().tolist(), strict=True)

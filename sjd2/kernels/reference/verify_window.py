@@ -90,7 +90,7 @@ class PhiloxDraws:
                 raced[law, token] = log_weights[law, token] + _philox.gumbel_of(*at)
                 return raced.argmax(dim=-1)
         vocab_size = log_weights.shape[-1]
-        noise = _philox.gumbel(seeds, positions, 0, stream, vocab_size)
+        noise = _philox.fixed_gumbel(seeds, positions, stream, vocab_size)
         return (log_weights + noise).argmax(dim=-1)
 
     def fresh(self, columns: Tensor, vocab_size: int) -> Tensor:
