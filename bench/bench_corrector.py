@@ -34,7 +34,7 @@ from drawing import (
 
 from sjd2.config import DecodingConfig
 from sjd2.demo import WEIGHTS
-from sjd2.pictures.drawing import DEMO
+from sjd2.pictures.loading import DEMO
 from sjd2.sampler.correction import Correction
 
 HEAD = (

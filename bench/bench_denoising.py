@@ -1,7 +1,7 @@
 """What denoising gives: SJD2 beside SJD, by window and denoising steps, on the embedded model.
 
     python -m sjd2.demo.pictures --out out/pictures -n 4000
-    sjd2 finetune --data out/pictures --out out/adapter        # not needed where one ships
+    sjd2 finetune --data out/pictures --out out/adapter
     sjd2 finetune --data out/pictures --out out/full --full
     python bench/bench_denoising.py --adapter out/adapter --full out/full
 
@@ -33,11 +33,10 @@ from drawing import (
 )
 from PIL import Image
 
-from sjd2.demo import WEIGHTS
 from sjd2.demo.lm import picture_states, surprises
 from sjd2.demo.scenes import render, sample_scene
 from sjd2.models import family_of
-from sjd2.pictures.drawing import DEMO, prompt_of
+from sjd2.pictures.loading import DEMO
 
 HEAD = (
     "method",
@@ -56,18 +55,13 @@ _BATCH = 16  # scenes at once, in the measurement of the cross entropy
 @torch.no_grad()
 def cross_entropy(bench: Bench, scenes: int) -> float:
     """Nats per token of held-out pictures, as the model's own tokenizer reads them."""
-    model, processor = bench.model, bench.processor
+    model, pipeline = bench.model, bench.pipeline
     total = 0.0
     for first in range(0, scenes, _BATCH):
         batch = [sample_scene(seed, "held_out") for seed in range(first, first + _BATCH)]
         pictures = [Image.fromarray(render(scene)) for scene in batch]
-        codes = family_of(model).encode(pictures, processor)
-        prompts = processor(
-            text=[prompt_of(processor, scene.caption) for scene in batch],
-            generation_mode="image",
-            padding=True,
-            return_tensors="pt",
-        ).to(model.device)
+        codes = family_of(model).encode(pictures, pipeline.processor)
+        prompts = pipeline.inputs([scene.caption for scene in batch])
         states = picture_states(model, prompts["input_ids"], prompts["attention_mask"], codes)
         kind, code = surprises(model.model.generation_head(states), codes)
         total += float((kind + code).mean(dim=1).sum())
@@ -80,12 +74,16 @@ def training_minutes(folder: Path) -> float | None:
     return json.loads(history.read_text())["seconds"] / 60 if history.is_file() else None
 
 
-def plan(windows: list[int], steps: list[int], has_full: bool) -> list[tuple[str, str, Any]]:
+def plan(
+    windows: list[int], steps: list[int], has_adapter: bool, has_full: bool
+) -> list[tuple[str, str, Any]]:
     """(weights, method, options of `accelerate`) of every row."""
     rows: list[tuple[str, str, Any]] = [("base", "ar", {"method": "ar"})]
     if has_full:
         rows.append(("full", "ar, full weights", {"method": "ar"}))
     for window in windows:
+        published = {"window": window, **METHODS["sjd independent"], "start": "uniform"}
+        rows.append(("base", "sjd as published", published))
         rows += [("base", name, {"window": window, **METHODS[name]}) for name in METHODS]
         corrected = {"window": window, **METHODS["sjd maximal"], "corrector": "auto"}
         rows.append(("base", "sjd maximal, corrected", corrected))
@@ -94,9 +92,10 @@ def plan(windows: list[int], steps: list[int], has_full: bool) -> list[tuple[str
             rows.append(("full", "sjd maximal, full weights", options))
         for count in steps:
             options = {"window": window, "method": "sjd2", "denoising_steps": count}
-            rows.append(("gated", "sjd2 exact (gated)", options))
-            corrected = {**options, "corrector": "auto"}
-            rows.append(("gated", "sjd2 exact (gated), corrected", corrected))
+            if has_adapter:
+                rows.append(("gated", "sjd2 exact (gated)", options))
+                corrected = {**options, "corrector": "auto"}
+                rows.append(("gated", "sjd2 exact (gated), corrected", corrected))
             if has_full:
                 rows.append(("full", "sjd2 exact (full)", options))
                 rows.append(("full", "sjd2 as published", {**options, "exact": False}))
@@ -141,7 +140,7 @@ def report(found: dict[str, Any], best_only: bool) -> str:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--adapter", type=Path, default=WEIGHTS / "adapter")
+    parser.add_argument("--adapter", type=Path, help="folder of the adapter; none: left out")
     parser.add_argument("--full", type=Path, help="folder of the fully tuned model; none: left out")
     parser.add_argument("--captions", type=int, default=64)
     parser.add_argument("--seeds", type=int, default=2)
@@ -157,9 +156,11 @@ def main() -> None:
     given = parser.parse_args()
     out = given.out or ROOT / "bench" / "results" / f"denoising-{given.device}.json"
     benches = {"base": Bench(given.captions, given.device, DEMO, given.seeds)}
-    adapters: dict[str, Any] = {"base": None, "gated": given.adapter}
-    benches["gated"] = benches["base"]
-    folders = {"gated": given.adapter}
+    adapters: dict[str, Any] = {"base": None}
+    folders: dict[str, Path] = {}
+    if given.adapter:
+        benches["gated"] = benches["base"]
+        adapters["gated"] = folders["gated"] = given.adapter
     if given.full:
         benches["full"] = Bench(given.captions, given.device, str(given.full), given.seeds)
         adapters["full"] = folders["full"] = given.full
@@ -177,7 +178,9 @@ def main() -> None:
         },
     }
     results = Results(out, facts, given.resume)
-    for weights, method, options in plan(given.windows, given.steps, given.full is not None):
+    for weights, method, options in plan(
+        given.windows, given.steps, given.adapter is not None, given.full is not None
+    ):
         steps = options.get("denoising_steps")
         usual: dict[str, Any] = {"adapter": adapters[weights], "corrector": None}
         if steps:

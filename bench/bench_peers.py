@@ -22,7 +22,7 @@ from peers import PEERS
 from sjd2.demo.scenes import held_out_captions
 from sjd2.evaluate import Method, Plan, choose_methods, companions_of, evaluate
 from sjd2.evaluate.report import as_markdown
-from sjd2.pictures.drawing import DEMO, load
+from sjd2.pictures.loading import DEMO, load
 
 sys.path.insert(0, str(ROOT))  # the model that can be enumerated lies with the tests
 from peers.variation import total_variation
@@ -56,8 +56,8 @@ def main() -> None:
     parser.add_argument("--readme", action="store_true", help="put the table into README.md")
     given = parser.parse_args()
 
-    model, processor = load(DEMO, torch.device(given.device))
-    companions = companions_of(model)
+    pipeline = load(DEMO, torch.device(given.device))
+    companions = companions_of(pipeline.model)
     methods, floor = contestants(companions, given.samples)
     plan = Plan(
         model_name=DEMO,
@@ -65,13 +65,13 @@ def main() -> None:
         seeds=tuple(range(given.seeds)),
         methods=methods,
         windows=tuple(given.windows),
-        guidance=model.generation_config.guidance_scale,
+        guidance=pipeline.model.generation_config.guidance_scale,
         temperature=1.0,
         batch=given.batch,
         backend="eager",
     )
     found, timings = evaluate(
-        model, processor, plan, given.out, companions, floor=floor, show_progress=True
+        pipeline, plan, given.out, companions, floor=floor, show_progress=True
     )
     text = as_markdown(found, timings).strip()
     print(text)

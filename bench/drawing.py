@@ -20,8 +20,7 @@ from sjd2.checkpoint import save_json
 from sjd2.demo.checker import check
 from sjd2.demo.scenes import held_out_captions
 from sjd2.evaluate.summary import wilson
-from sjd2.models.pixels import picture_of
-from sjd2.pictures.drawing import DEMO, load
+from sjd2.pictures.loading import DEMO, load
 
 ROOT = Path(__file__).resolve().parent.parent
 # SJD without what a model may carry.
@@ -69,17 +68,15 @@ class Bench:
     """
 
     def __init__(self, captions: int, device: str, weights: str = DEMO, seeds: int = 1) -> None:
-        self.model, self.processor = load(weights, torch.device(device))
+        self.pipeline = load(weights, torch.device(device))
+        self.model = self.pipeline.model
         self.captions = held_out_captions(captions, seed=2) * seeds
         self.guidance = self.model.generation_config.guidance_scale
 
     def generate(self, captions: Sequence[str], **options: Any) -> torch.Tensor:
         """Image tokens of the captions, by whatever `generate` the model has at the moment."""
-        inputs = self.processor(
-            text=list(captions), generation_mode="image", padding=True, return_tensors="pt"
-        ).to(self.model.device)
         return self.model.generate(
-            **inputs,
+            **self.pipeline.inputs(captions),
             generation_mode="image",
             do_sample=True,
             guidance_scale=self.guidance,
@@ -97,8 +94,8 @@ class Bench:
                 stats = sjd2.decoding_stats(self.model)
             forwards += sum(stats.forward_passes)
             seconds += stats.seconds
-            for caption, codes in zip(captions, tokens, strict=True):
-                passed += check(picture_of(self.model, self.processor, codes), caption).passed
+            for caption, picture in zip(captions, self.pipeline.pictures(tokens), strict=True):
+                passed += check(picture, caption).passed
         pictures = len(self.captions)
         compression = tokens.shape[1] * pictures / forwards
         per_picture = forwards / pictures

@@ -13,6 +13,7 @@ from PIL import Image
 from sjd2.config import DecodingConfig, checked_seed
 from sjd2.evaluate.plan import BASELINE, choose_methods, companions_of
 from sjd2.pictures.drawing import EXAMPLE, check_captions
+from sjd2.pictures.pipeline import Pipeline
 from sjd2.watch import Trace, film, live
 
 HOST = "127.0.0.1"  # nobody but this machine: the page runs whatever it is asked to
@@ -26,13 +27,12 @@ class Page:
     """Answers what is asked for on the page.
 
     Args:
-        model: of a supported family.
-        processor: its processor.
+        pipeline: whose model draws.
     """
 
-    def __init__(self, model: Any, processor: Any) -> None:
-        self.model, self.processor = model, processor
-        self.companions = companions_of(model)
+    def __init__(self, pipeline: Pipeline) -> None:
+        self.pipeline = pipeline
+        self.companions = companions_of(pipeline.model)
         self.methods = choose_methods(None, self.companions)
         usual = "corrected-gumbel" if "corrected-gumbel" in self.methods else "gumbel"
         self.usual = usual
@@ -81,7 +81,7 @@ class Page:
         """Check every value, then draw."""
         if not caption.strip():
             raise ValueError("caption: must say what to draw")
-        check_captions(self.processor, [caption])
+        check_captions(self.pipeline.tokenizer, [caption])
         if not isinstance(guidance, (int, float)) or not 1 <= guidance < float("inf"):
             raise ValueError(f"guidance={guidance!r}: must be a number of at least 1 (1 = off)")
         chosen = self.methods[method]
@@ -91,8 +91,7 @@ class Page:
             for kind, one in self.companions.items()
         }
         return live(
-            self.model,
-            self.processor,
+            self.pipeline,
             caption,
             checked_seed(seed),
             config,
@@ -103,7 +102,7 @@ class Page:
 
     def blocks(self) -> gr.Blocks:
         """The page itself."""
-        guidance = self.model.generation_config.guidance_scale or 1.0
+        guidance = self.pipeline.model.generation_config.guidance_scale or 1.0
         names = [(self.methods[name].label, name) for name in self.methods if name != BASELINE]
         with gr.Blocks(title="sjd2", analytics_enabled=False) as page:
             gr.Markdown("# sjd2: watch a picture being decoded")
@@ -141,12 +140,12 @@ class Page:
 
 
 def serve(
-    model: Any, processor: Any, port: int | None, *, opens_browser: bool, waits: bool = True
+    pipeline: Pipeline, port: int | None, *, opens_browser: bool, waits: bool = True
 ) -> tuple[gr.Blocks, str]:
     """Show the page on this machine.
 
     Args:
-        model, processor: as `load` gives them.
+        pipeline: whose model draws.
         port: to listen at; None takes a free one.
         opens_browser: whether a browser is asked to show it.
         waits: until interrupted; otherwise the page is there until it is closed.
@@ -157,7 +156,7 @@ def serve(
     Raises:
         OSError: the port is taken.
     """
-    page = Page(model, processor).blocks()
+    page = Page(pipeline).blocks()
     # No fonts from elsewhere: the page works without a network.
     fonts = {"font": ["system-ui", "sans-serif"], "font_mono": ["monospace"]}
     _, address, _ = page.launch(

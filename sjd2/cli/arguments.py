@@ -12,7 +12,7 @@ from sjd2.cli import groups, values
 from sjd2.config import DecodingConfig, Method, Schedule, Verification
 from sjd2.evaluate.plan import METHODS
 from sjd2.kernels.types import Coupling
-from sjd2.pictures.drawing import DEMO
+from sjd2.pictures.loading import DEMO
 
 _GENERATE = """\
 examples:

@@ -26,7 +26,7 @@ from sjd2.cli.arguments import complain, parse
 from sjd2.cli.compare import compare, comparison_picture, comparison_table
 from sjd2.config import DecodingConfig, seeds_for
 from sjd2.kernels._dispatch import select
-from sjd2.pictures.drawing import DEMO, check_captions, choose_device, draw, load, verdicts
+from sjd2.pictures.drawing import check_captions, draw, verdicts
 from sjd2.pictures.files import (
     check_target,
     file_name,
@@ -35,6 +35,8 @@ from sjd2.pictures.files import (
     write_picture,
 )
 from sjd2.pictures.gallery import text_table
+from sjd2.pictures.loading import DEMO, choose_device, load
+from sjd2.pictures.pipeline import Pipeline
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -94,10 +96,10 @@ def _generate(given: argparse.Namespace) -> None:
     paths = picture_paths(given.out, names)
     for path in paths:
         check_target(path, force=given.force)
-    model, processor = _load(given)
+    pipeline = _load(given)
     sampling = _sampling(given)
     companions = {"adapter": _companion(given.adapter), "corrector": _companion(given.corrector)}
-    drawing = draw(model, processor, given.captions, seeds, config, companions, **sampling)
+    drawing = draw(pipeline, given.captions, seeds, config, companions, **sampling)
     for path, picture in zip(paths, drawing.pictures, strict=True):
         write_picture(path, picture, force=given.force)
     if given.json:
@@ -122,11 +124,10 @@ def _compare(given: argparse.Namespace) -> None:
     name = f"compare-{file_name(given.captions[0])}-seed{given.seed}"
     (path,) = picture_paths(given.out, [name])
     check_target(path, force=given.force)
-    model, processor = _load(given)
+    pipeline = _load(given)
     sampling = _sampling(given)
     contenders = compare(
-        model,
-        processor,
+        pipeline,
         given.captions,
         given.seed,
         config,
@@ -162,8 +163,8 @@ def _finetune(given: argparse.Namespace) -> None:
     if given.device == "auto" and torch.cuda.is_available():
         # Of the processes that torchrun starts, each has a GPU of its own.
         given.device = f"cuda:{os.environ.get('LOCAL_RANK', 0)}"
-    model, processor = _load(given)
-    history = finetune.train(given, model, processor, examples)
+    pipeline = _load(given)
+    history = finetune.train(given, pipeline, examples)
     if int(os.environ.get("RANK", 0)):
         return
     if given.json:
@@ -182,8 +183,8 @@ def _trace(given: argparse.Namespace) -> None:
 
     select(given.backend)
     path = trace.target(given)
-    model, processor = _load(given)
-    told = trace.run(given, path, model, processor, _sampling(given))
+    pipeline = _load(given)
+    told = trace.run(given, path, pipeline, _sampling(given))
     if given.json:
         _print_json(given, model=given.model, **told)
         return
@@ -201,17 +202,17 @@ def _app(given: argparse.Namespace) -> None:
     except ImportError as error:
         raise ValueError(f"the page needs more: pip install 'sjd2[app]' ({error})") from error
     given.captions, given.quiet = (), False
-    model, processor = _load(given)
-    app.serve(model, processor, given.port, opens_browser=not given.no_browser)
+    pipeline = _load(given)
+    app.serve(pipeline, given.port, opens_browser=not given.no_browser)
 
 
 def _evaluate(given: argparse.Namespace) -> None:
     from sjd2.cli import evaluation
 
     evaluation.check(given)
-    model, processor = _load(given)
+    pipeline = _load(given)
     is_watched = sys.stderr.isatty() and not given.quiet
-    found = evaluation.run(given, model, processor, is_watched)
+    found = evaluation.run(given, pipeline, is_watched)
     if given.json:
         _print_json(given, out=given.out, **found)
         return
@@ -299,16 +300,17 @@ def _sampling(given: argparse.Namespace) -> dict[str, float]:
     return {name: value for name, value in asked.items() if value is not None}
 
 
-def _load(given: argparse.Namespace) -> tuple[Any, Any]:
-    """The model and its processor, once the captions are known to suit them."""
+def _load(given: argparse.Namespace) -> Pipeline:
+    """The model and what is around it, once the captions are known to suit them."""
     transformers.utils.logging.set_verbosity_error()
     logging.getLogger("huggingface_hub").setLevel(logging.ERROR)
     # A download is worth a bar; reading a file is not.
     if given.quiet or not sys.stderr.isatty() or given.model == DEMO or Path(given.model).exists():
         transformers.utils.logging.disable_progress_bar()
-    model, processor = load(given.model, choose_device(given.device))
-    check_captions(processor, given.captions)
-    return model, processor
+    device = choose_device(given.device)
+    pipeline = load(given.model, device, given.size, given.vq_decoder)
+    check_captions(pipeline.tokenizer, given.captions)
+    return pipeline
 
 
 def _settings(config: DecodingConfig, *names: str) -> dict[str, Any]:

@@ -12,6 +12,7 @@ from sjd2.config import DecodingConfig
 from sjd2.evaluate.plan import BASELINE, METHODS, choose_methods, companions_of
 from sjd2.pictures.drawing import Drawing, draw, verdicts
 from sjd2.pictures.gallery import Column, compose, text_table
+from sjd2.pictures.pipeline import Pipeline
 
 
 @dataclass(frozen=True)
@@ -53,8 +54,7 @@ class Contender:
 
 
 def compare(
-    model: Any,
-    processor: Any,
+    pipeline: Pipeline,
     captions: Sequence[str],
     seed: int,
     config: DecodingConfig,
@@ -66,7 +66,7 @@ def compare(
     """Draw the captions by each method from the same seed.
 
     Args:
-        model, processor, captions, config, **sampling: as for `draw`; a method overrules its own
+        pipeline, captions, config, **sampling: as for `draw`; a method overrules its own
             settings in `config`.
         seed: of every picture.
         methods: keys of `METHODS`, in the order of the columns; None is all that the adapter and
@@ -80,17 +80,16 @@ def compare(
     Raises:
         ValueError: as `draw`; a method that needs what the model does not carry.
     """
-    companions = companions_of(model)
+    companions = companions_of(pipeline.model)
     chosen = choose_methods(methods, companions)
     drawings: dict[str, Drawing] = {}
     # One picture that does not count: what only a first call pays would fall to the first method.
     announce("one picture to warm up")
-    draw(model, processor, captions[:1], [seed], config, companions, **sampling)
+    draw(pipeline, captions[:1], [seed], config, companions, **sampling)
     for name, method in chosen.items():
         announce(method.label)
         drawings[name] = draw(
-            model,
-            processor,
+            pipeline,
             captions,
             [seed],
             replace(config, **method.settings),

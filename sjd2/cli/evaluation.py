@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import argparse
 from pathlib import Path
-from typing import Any
 
 from sjd2.cli.values import read_lines
 from sjd2.config import seeds_for
@@ -13,8 +12,9 @@ from sjd2.evaluate.evaluation import Judge
 from sjd2.evaluate.quality import ClipScore, Fid
 from sjd2.evaluate.tables import Row, head_and_cells
 from sjd2.kernels._dispatch import select
-from sjd2.pictures.drawing import DEMO
 from sjd2.pictures.files import check_target
+from sjd2.pictures.loading import DEMO
+from sjd2.pictures.pipeline import Pipeline
 
 
 def check(given: argparse.Namespace) -> None:
@@ -36,12 +36,12 @@ def check(given: argparse.Namespace) -> None:
     check_target(Path(given.out).expanduser() / "results.json", force=True)
 
 
-def run(given: argparse.Namespace, model: Any, processor: Any, show_progress: bool) -> Row:
+def run(given: argparse.Namespace, pipeline: Pipeline, show_progress: bool) -> Row:
     """Measure what the command line asks for.
 
     Args:
         given: the arguments, as `check` left them.
-        model, processor: as `load` gives them.
+        pipeline: whose model draws.
         show_progress: a bar on stderr.
 
     Returns:
@@ -51,8 +51,8 @@ def run(given: argparse.Namespace, model: Any, processor: Any, show_progress: bo
         ValueError: a method without its companion, or a measure of quality that cannot be had.
     """
     folders = (None if one == "none" else one for one in (given.adapter, given.corrector))
-    companions = companions_of(model, *folders)
-    settings = model.generation_config
+    companions = companions_of(pipeline.model, *folders)
+    settings = pipeline.model.generation_config
     guidance = given.guidance or settings.guidance_scale or 1.0
     temperature = given.temperature or settings.temperature or 1.0
     sampling = {"top_k": given.top_k, "top_p": given.top_p}
@@ -72,9 +72,7 @@ def run(given: argparse.Namespace, model: Any, processor: Any, show_progress: bo
     )
     judges = _judges(given)
     out = Path(given.out).expanduser()
-    found, timings = evaluate(
-        model, processor, plan, out, companions, judges, show_progress=show_progress
-    )
+    found, timings = evaluate(pipeline, plan, out, companions, judges, show_progress=show_progress)
     return {**found, "timings": timings}
 
 

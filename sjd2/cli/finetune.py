@@ -11,9 +11,10 @@ from sjd2.cli.values import read_lines
 from sjd2.finetune.corrector import CorrectorSettings
 from sjd2.finetune.data import Example, picture_tokens, read_examples
 from sjd2.finetune.settings import FinetuneSettings
-from sjd2.finetune.trainer import caption_inputs, finetune, finetune_corrector, split
+from sjd2.finetune.trainer import finetune, finetune_corrector, split
 from sjd2.models import family_of
-from sjd2.pictures.drawing import DEMO, prompt_of
+from sjd2.pictures.loading import DEMO
+from sjd2.pictures.pipeline import Pipeline
 
 _DEMO_PROMPTS = 4096
 
@@ -34,15 +35,12 @@ def read_captions(given: argparse.Namespace) -> tuple[list[str], list[Example]]:
     return [example.caption for example in examples], examples
 
 
-def train(
-    given: argparse.Namespace, model: Any, processor: Any, examples: list[Example]
-) -> dict[str, Any]:
+def train(given: argparse.Namespace, pipeline: Pipeline, examples: list[Example]) -> dict[str, Any]:
     """Run the training that the command line asks for.
 
     Args:
         given: the arguments, and `captions`, as `read_captions` read them.
-        model: to be trained, or to be given an adapter or a corrector.
-        processor: its processor.
+        pipeline: whose model is trained, or given an adapter or a corrector.
         examples: the captions' pictures, for a denoiser.
 
     Returns:
@@ -52,17 +50,20 @@ def train(
         ValueError: too few captions, a picture that cannot be read, or a run in `--out` that was
             not asked to go on.
     """
+    model, processor = pipeline.model, pipeline.processor
     out, family = Path(given.out).expanduser(), family_of(model)
     settings = _corrector_settings(given) if given.corrector else _denoising_settings(given)
     held_out = min(settings.evaluated, len(given.captions) // 5)
     if not held_out:
         source = given.prompts if given.corrector else given.data
         raise ValueError(f"{source}: has {len(given.captions)} captions; at least 5 are needed")
-    inputs = caption_inputs(processor, [prompt_of(processor, text) for text in given.captions])
+    inputs = {name: rows.cpu() for name, rows in pipeline.inputs(given.captions).items()}
     learned, evaluated = split(inputs, held_out)
     sampling = {"generation_mode": "image", "do_sample": True}
     if given.guidance is not None:
         sampling["guidance_scale"] = given.guidance
+    # Of families that draw in several sizes, a call says which: what is trained depends on it.
+    family.request(**{name: rows[:1] for name, rows in inputs.items()}, **sampling)
     if isinstance(settings, CorrectorSettings):
         _, history = finetune_corrector(
             model, family, learned, evaluated, sampling, out, settings, given.resume

@@ -8,7 +8,7 @@ from typing import get_args
 from sjd2.cli import values
 from sjd2.kernels._dispatch import Backend
 from sjd2.kernels.types import Start
-from sjd2.pictures.drawing import DEMO
+from sjd2.pictures.loading import DEMO
 
 
 def add_model(group: argparse._ActionsContainer) -> None:
@@ -18,7 +18,19 @@ def add_model(group: argparse._ActionsContainer) -> None:
         metavar="demo|FOLDER|HUB_ID",
         default=DEMO,
         help="the small embedded model, which knows coloured shapes on textured grounds, or a "
-        "Janus model (default: demo)",
+        "Janus, Emu3, Lumina-mGPT or Anole (default: demo)",
+    )
+    group.add_argument(
+        "--size",
+        type=values.size,
+        metavar="WIDTHxHEIGHT",
+        help="of the pictures in pixels, for Emu3 and Lumina-mGPT",
+    )
+    group.add_argument(
+        "--vq-decoder",
+        metavar="FILE",
+        help="what makes pixels of the tokens of Lumina-mGPT and Anole, as sjd2 convert writes it "
+        "(default: vqgan.safetensors in the model's folder)",
     )
     group.add_argument(
         "--device", metavar="NAME", default="auto", help="cpu, cuda, cuda:1, ... (default: auto)"

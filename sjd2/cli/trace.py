@@ -9,10 +9,10 @@ from typing import Any
 
 from sjd2.config import DecodingConfig
 from sjd2.evaluate.plan import BASELINE, METHODS, choose_methods
-from sjd2.models import family_of
 from sjd2.models.companions import carried
 from sjd2.pictures.drawing import draw
 from sjd2.pictures.files import check_target, file_name, write_atomically, write_picture
+from sjd2.pictures.pipeline import Pipeline
 from sjd2.watch import Film, Trace, film, traces_of
 
 ENDINGS = (".gif", ".png")
@@ -34,8 +34,7 @@ def target(given: argparse.Namespace) -> Path:
 
 
 def draw_traces(
-    model: Any,
-    processor: Any,
+    pipeline: Pipeline,
     caption: str,
     seed: int,
     method: str | None,
@@ -45,7 +44,7 @@ def draw_traces(
     """One caption token by token and accelerated, from the same seed.
 
     Args:
-        model, processor: as `load` gives them.
+        pipeline: whose model draws.
         caption: what to draw.
         seed: of both pictures.
         method: of `METHODS`, or None: the one that draws the same picture, corrected where the
@@ -56,15 +55,15 @@ def draw_traces(
     Raises:
         ValueError: the method needs what the model does not carry, or as `draw`.
     """
-    companions = {kind: carried(model, kind) for kind in ("adapter", "corrector")}
+    companions = {kind: carried(pipeline.model, kind) for kind in ("adapter", "corrector")}
     if method is None:
         method = "gumbel" if companions["corrector"] is None else "corrected-gumbel"
     traces = []
     for name, chosen in choose_methods((BASELINE, method), companions).items():
         config = DecodingConfig(trace=True, **{**decoding, **chosen.settings})
         wanted = {kind: "auto" if kind in chosen.companions else None for kind in companions}
-        drawing = draw(model, processor, [caption], [seed], config, wanted, **sampling)
-        traces += traces_of(drawing, METHODS[name].label, family_of(model).row_width)
+        drawing = draw(pipeline, [caption], [seed], config, wanted, **sampling)
+        traces += traces_of(drawing, METHODS[name].label, pipeline.grid)
     return traces[0], traces[1]
 
 
@@ -76,11 +75,11 @@ def write(path: Path, made: Film, *, force: bool) -> None:
         write_picture(path, made.frames[-1], force=force)
 
 
-def run(given: argparse.Namespace, path: Path, model: Any, processor: Any, sampling: Any) -> Any:
+def run(given: argparse.Namespace, path: Path, pipeline: Pipeline, sampling: Any) -> Any:
     """Draw and write what the command line asks for; the account, JSON-ready."""
     (caption,) = given.captions
     decoding = {"window": given.window, "start": given.start, "backend": given.backend}
-    traces = draw_traces(model, processor, caption, given.seed, given.method, decoding, **sampling)
+    traces = draw_traces(pipeline, caption, given.seed, given.method, decoding, **sampling)
     write(path, film(caption, *traces), force=given.force)
     return {
         "path": str(path),

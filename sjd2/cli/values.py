@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import re
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, TypeVar
@@ -63,6 +64,18 @@ def read_lines(source: str) -> list[str]:
     except (OSError, UnicodeDecodeError) as error:
         raise ValueError(f"{source}: cannot be read as text ({error})") from error
     return [line.strip() for line in lines if line.strip()]
+
+
+def size(text: str) -> tuple[int, int]:
+    """Width and height in pixels.
+
+    Raises:
+        argparse.ArgumentTypeError: anything else.
+    """
+    found = re.fullmatch(r"(\d+)x(\d+)", text)
+    if found is None or not (int(found[1]) and int(found[2])):
+        raise argparse.ArgumentTypeError(f"{text!r}: must be pixels, such as 768x512")
+    return int(found[1]), int(found[2])
 
 
 def window(text: str) -> Any:

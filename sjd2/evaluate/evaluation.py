@@ -2,14 +2,10 @@
 
 from __future__ import annotations
 
-import os
-import platform
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Protocol
 
-import torch
-import transformers
 from torch import nn
 
 import sjd2
@@ -17,9 +13,10 @@ from sjd2.checkpoint import save_json
 from sjd2.evaluate.measure import Measurement, picture_paths
 from sjd2.evaluate.plan import Plan
 from sjd2.evaluate.report import as_html, as_markdown
-from sjd2.evaluate.summary import curve_rows, table_rows, timing_rows
+from sjd2.evaluate.summary import Measured, curve_rows, table_rows, timing_rows
 from sjd2.evaluate.tables import Row
 from sjd2.pictures.files import write_text
+from sjd2.pictures.pipeline import Pipeline
 
 
 class Judge(Protocol):
@@ -32,8 +29,7 @@ class Judge(Protocol):
 
 
 def evaluate(
-    model: Any,
-    processor: Any,
+    pipeline: Pipeline,
     plan: Plan,
     out: Path,
     companions: Mapping[str, nn.Module | None] | None = None,
@@ -48,8 +44,7 @@ def evaluate(
     same arguments, it goes on where it was and ends with the same `results.json`.
 
     Args:
-        model: of a supported family.
-        processor: its processor.
+        pipeline: whose model draws.
         plan: what to measure.
         out: folder. `results.json` takes what does not depend on the machine's pace,
             `timings.json` what does, `results.md` and `report.html` show both; `parts/` and
@@ -68,7 +63,7 @@ def evaluate(
 
     RNG: counter-addressed by the plan's seeds; no global generator is touched.
     """
-    measurement = Measurement(model, processor, plan, companions or {}, out)
+    measurement = Measurement(pipeline, plan, companions or {}, out)
     measured = measurement.run(show_progress=show_progress)
     rows = table_rows(plan, measured)
     for row, setting in zip(rows, plan.table(), strict=True):
@@ -91,24 +86,15 @@ def evaluate(
         "rows": rows,
         "curves": {over: curve_rows(plan, measured, over) for over in ("guidance", "temperature")},
     }
-    timings = {"environment": _environment(model), "rows": timing_rows(plan, measured)}
+    timings = {"environments": _environments(measured), "rows": timing_rows(plan, measured)}
     _write(out, found, timings)
     return found, timings
 
 
-def _environment(model: Any) -> dict[str, Any]:
-    """What the seconds were measured on."""
-    is_gpu = model.device.type == "cuda"
-    return {
-        "device": torch.cuda.get_device_name(model.device) if is_gpu else "CPU",
-        "cores": os.cpu_count(),
-        "threads": torch.get_num_threads(),
-        "python": platform.python_version(),
-        "torch": torch.__version__,
-        "transformers": transformers.__version__,
-        "dtype": str(model.dtype).removeprefix("torch."),
-        "parameters": sum(weight.numel() for weight in model.parameters()),
-    }
+def _environments(measured: Measured) -> list[Row]:
+    """What the seconds were measured on: one, unless a run went on elsewhere."""
+    found = [account["environment"] for _, account in measured]
+    return [where for at, where in enumerate(found) if where not in found[:at]]
 
 
 def _write(out: Path, found: Row, timings: Row) -> None:

@@ -4,11 +4,15 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
+import platform
 from collections.abc import Mapping
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
+import torch
+import transformers
 from torch import Tensor, nn
 from tqdm.auto import tqdm
 
@@ -20,6 +24,7 @@ from sjd2.models import family_of
 from sjd2.models.companions import fingerprint
 from sjd2.pictures.drawing import Drawing, draw, verdicts
 from sjd2.pictures.files import write_picture
+from sjd2.pictures.pipeline import Pipeline
 
 # Of one call: what `decoding_stats` says of every picture, what was judged, what it cost.
 Account = dict[str, Any]
@@ -29,8 +34,7 @@ class Measurement:
     """Measures the units of a plan on one model.
 
     Args:
-        model: of a supported family, on its device.
-        processor: its processor.
+        pipeline: whose model draws.
         plan: what to draw.
         companions: the adapter and the corrector, None where there is none.
         out: folder; takes `parts/`, an account per call, and `pictures/`.
@@ -38,20 +42,20 @@ class Measurement:
 
     def __init__(
         self,
-        model: Any,
-        processor: Any,
+        pipeline: Pipeline,
         plan: Plan,
         companions: Mapping[str, nn.Module | None],
         out: Path,
     ) -> None:
-        self.model, self.processor, self.plan, self.out = model, processor, plan, out
+        self.pipeline, self.model = pipeline, pipeline.model
+        self.plan, self.out = plan, out
         self.companions = companions
-        self._backbone = family_of(model).backbone
+        self._backbone = family_of(self.model).backbone
         self._of_model = {
             "sjd2": sjd2.__version__,
             "model": fingerprint(self._backbone),
-            "device": str(model.device),
-            "dtype": str(model.dtype),
+            "device": str(self.model.device),
+            "dtype": str(self.model.dtype),
         }
         self._warm = False
 
@@ -111,6 +115,7 @@ class Measurement:
             "seconds": stats.seconds,
             "forward_seconds": watch.seconds,
             "peak_memory": peak_memory(self.model.device),
+            "environment": _environment(self.model),
         }, drawing
 
     def _call(self, unit: Unit, captions: tuple[str, ...]) -> Drawing:
@@ -118,8 +123,7 @@ class Measurement:
         method = self.plan.methods[setting.method]
         with method.during():
             return draw(
-                self.model,
-                self.processor,
+                self.pipeline,
                 captions,
                 [unit.seed],
                 self.plan.config(setting),
@@ -165,3 +169,18 @@ def picture_paths(out: Path, unit: Unit) -> list[Path]:
 def _digest(tokens: Tensor) -> str:
     """What tells a picture's tokens from those of others."""
     return hashlib.sha256(tokens.long().numpy().tobytes()).hexdigest()[:16]
+
+
+def _environment(model: Any) -> dict[str, Any]:
+    """What the seconds were measured on."""
+    is_gpu = model.device.type == "cuda"
+    return {
+        "device": torch.cuda.get_device_name(model.device) if is_gpu else "CPU",
+        "cores": os.cpu_count(),
+        "threads": torch.get_num_threads(),
+        "python": platform.python_version(),
+        "torch": torch.__version__,
+        "transformers": transformers.__version__,
+        "dtype": str(model.dtype).removeprefix("torch."),
+        "parameters": sum(weight.numel() for weight in model.parameters()),
+    }

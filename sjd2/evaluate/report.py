@@ -59,12 +59,18 @@ def as_html(found: Row, timings: Row) -> str:
 
 
 def _how(found: Row, timings: Row) -> str:
-    where, sampling = timings["environment"], found["sampling"]
+    sampling = found["sampling"]
     settings = ", ".join(f"{name.replace('_', ' ')} {value:g}" for name, value in sampling.items())
     return (
         f"Captions: {len(found['captions'])}, seeds: {len(found['seeds'])}, batch: "
-        f"{found['batch']}, {settings}; {where['device']}, threads: {where['threads']}, torch "
-        f"{where['torch']}, transformers {where['transformers']}, {where['dtype']}."
+        f"{found['batch']}, {settings}; {' and '.join(map(_machine, timings['environments']))}."
+    )
+
+
+def _machine(where: Row) -> str:
+    return (
+        f"{where['device']}, threads: {where['threads']}, torch {where['torch']}, transformers "
+        f"{where['transformers']}, {where['dtype']}"
     )
 
 

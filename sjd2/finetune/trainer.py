@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import asdict
 from functools import partial
 from pathlib import Path
@@ -354,9 +354,3 @@ def split(inputs: Inputs, held_out: int) -> tuple[Inputs, Inputs]:
         {name: tensor[: total - held_out] for name, tensor in inputs.items()},
         {name: tensor[total - held_out :] for name, tensor in inputs.items()},
     )
-
-
-def caption_inputs(processor: Any, prompts: Sequence[str]) -> Inputs:
-    """What `generate` takes for these prompts, batch first, padded to one length."""
-    made = processor(text=list(prompts), generation_mode="image", padding=True, return_tensors="pt")
-    return dict(made)

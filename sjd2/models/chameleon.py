@@ -47,7 +47,8 @@ class Chameleon(DecoderOnly):
         self._end_of_row = names.get(*_END_OF_ROW)
         self._end_of_turn = names.get(*_END_OF_TURN)
         vq = model.config.vq_config
-        side = vq.resolution // 2 ** (len(vq.channel_multiplier) - 1)
+        self._pixels = 2 ** (len(vq.channel_multiplier) - 1)  # that a token is wide
+        side = vq.resolution // self._pixels
         mapping = model.model.vocabulary_mapping
         square = Layout(side, side, after=(self._end,))
         super().__init__(
@@ -59,6 +60,28 @@ class Chameleon(DecoderOnly):
             (self._end, self._end_of_row, self._end_of_turn),
         )
         self._square = square
+
+    def picture_prompt(self, size: tuple[int, int] | None = None) -> list[int]:
+        """Ids that ask for a picture, behind those of the caption.
+
+        Args:
+            size: (height, width) in pixels asks Lumina-mGPT; None asks Anole.
+
+        Raises:
+            ValueError: a size that no size tokens say.
+        """
+        asked = [self._end_of_turn, self.image_start_id]
+        if size is None:
+            return asked
+        tokens = {n: token for token, n in self._sizes.items()}
+        step = 2 * self._pixels
+        for pixels in size:
+            if pixels % step or pixels // step not in tokens:
+                raise ValueError(
+                    f"size {size[1]}x{size[0]}: must be multiples of {step} pixels, up to "
+                    f"{max(_SIZES) * step}"
+                )
+        return asked + [tokens[pixels // step] for pixels in size]
 
     def asks_for_picture(self, input_ids: Tensor) -> Tensor:
         """See `DecoderOnly`."""

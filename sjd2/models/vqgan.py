@@ -22,6 +22,8 @@ from safetensors.torch import load_file
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from sjd2.models.pixels import to_picture
+
 # The half of a published checkpoint that decoding needs.
 _PARTS = ("decoder.", "post_quant_conv.", "quantize.embedding.")
 
@@ -116,7 +118,7 @@ class VQDecoder(nn.Module):
         if codes.numel() and (codes.min() < 0 or codes.max() >= self.shape.codes):
             raise ValueError(f"codes: must be in 0..{self.shape.codes - 1}")
         device = self.post_quant_conv.weight.device
-        return [_to_picture(self(grid[None].to(device))[0]) for grid in codes]
+        return [to_picture(self(grid[None].to(device))[0]) for grid in codes]
 
 
 def load_vq_decoder(path: str | Path) -> VQDecoder:
@@ -188,12 +190,6 @@ def _filled(path: Path, state: dict[str, Tensor]) -> VQDecoder:
     except (RuntimeError, ValueError) as error:
         raise ValueError(f"{path}: {error}") from error
     return decoder.requires_grad_(False).eval()
-
-
-def _to_picture(pixels: Tensor) -> Image.Image:
-    """A picture of pixels [3, H, W], -1 to 1."""
-    levels = ((pixels.float() + 1) * 127.5).round().clamp(0, 255).to(torch.uint8)
-    return Image.fromarray(levels.permute(1, 2, 0).cpu().numpy())
 
 
 class _Decoder(nn.Module):

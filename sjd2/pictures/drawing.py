@@ -1,4 +1,4 @@
-"""From captions to pictures: load a model by name, check the captions, draw them in one call."""
+"""From captions to pictures: check the captions, draw them in one call, judge them."""
 
 from __future__ import annotations
 
@@ -6,22 +6,19 @@ import difflib
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import torch
 from PIL import Image
-from safetensors import SafetensorError
 from torch import Tensor
 
 from sjd2.config import DecodingConfig
-from sjd2.models.pixels import picture_of
 from sjd2.patching import accelerated, decoding_stats
+from sjd2.pictures.loading import DEMO
+from sjd2.pictures.pipeline import Pipeline
 from sjd2.sampler import DecodingStats
 
-DEMO = "demo"
 EXAMPLE = "a red ring above a blue square"
-_HUB_ID = re.compile(r"[\w-][\w.-]*/[\w-][\w.-]*")
 
 
 @dataclass(frozen=True)
@@ -43,88 +40,12 @@ class Drawing:
     stats: DecodingStats
 
 
-def choose_device(name: str) -> torch.device:
-    """The device of that name; "auto" is a GPU where torch sees one.
-
-    Raises:
-        ValueError: no such device here.
-    """
-    if name == "auto":
-        name = "cuda" if torch.cuda.is_available() else "cpu"
-    try:
-        device = torch.device(name)
-        torch.empty(0, device=device)
-    # torch answers with an AssertionError where it was built without the device.
-    except (RuntimeError, AssertionError, NotImplementedError) as error:
-        reason = str(error).partition("\n")[0]
-        raise ValueError(f"device {name!r} is not to be had here: {reason}") from error
-    return device
-
-
-def load(name: str, device: torch.device) -> tuple[Any, Any]:
-    """A model and its processor.
-
-    Args:
-        name: "demo" (the embedded model), a folder as `save_pretrained` writes it, or a hub id such
-            as "deepseek-community/Janus-Pro-1B". Pickled weights are refused: they can run code.
-        device: where to put it.
-
-    Returns:
-        The model in eval mode and its processor.
-
-    Raises:
-        ValueError: there is no such model, it is of a family that sjd2 does not know, or its
-            weights are damaged or incomplete.
-    """
-    if name == DEMO:
-        from sjd2 import demo
-
-        return demo.load(device)
-    source = Path(name).expanduser()
-    is_local = source.exists()
-    if not is_local and not _HUB_ID.fullmatch(name):
-        raise ValueError(
-            f"model {name!r}: no such folder; allowed are 'demo', a folder, or a hub id like "
-            "'deepseek-community/Janus-Pro-1B'"
-        )
-    if is_local and not (source / "config.json").is_file():
-        raise ValueError(f"model {name!r}: must be a folder that holds config.json and the weights")
-    try:
-        return _load_pretrained(str(source) if is_local else name, is_local, device)
-    except (OSError, ValueError, RuntimeError, KeyError, TypeError, SafetensorError) as error:
-        refused = list(source.glob("*.bin")) + list(source.glob("*.pt")) if is_local else []
-        pickles = "; pickled weights are refused, only safetensors are read" if refused else ""
-        raise ValueError(f"model {name!r} cannot be loaded: {error}{pickles}") from error
-
-
-def _load_pretrained(source: str, is_local: bool, device: torch.device) -> tuple[Any, Any]:
-    from transformers import AutoConfig, AutoProcessor, JanusForConditionalGeneration
-
-    kind = AutoConfig.from_pretrained(source, local_files_only=is_local).model_type
-    if kind != JanusForConditionalGeneration.config_class.model_type:
-        raise ValueError(f"its model_type is {kind!r}; sjd2 draws with 'janus'")
-    model, report = JanusForConditionalGeneration.from_pretrained(
-        source,
-        dtype="auto",
-        local_files_only=is_local,
-        use_safetensors=True,
-        output_loading_info=True,
-    )
-    # Upstream only warns of these, and draws with untrained weights.
-    for problem in ("missing_keys", "mismatched_keys"):
-        if keys := sorted(map(str, report.get(problem, ()))):
-            raise ValueError(f"weights of another model: {len(keys)} {problem}, such as {keys[0]}")
-    processor = AutoProcessor.from_pretrained(source, local_files_only=is_local)
-    return model.to(device).eval(), processor
-
-
-def check_captions(processor: Any, captions: Sequence[str]) -> None:
+def check_captions(tokenizer: Any, captions: Sequence[str]) -> None:
     """Refuse captions with words that the model would read as "unknown".
 
     Raises:
         ValueError: names the words, the nearest known ones and a caption that works.
     """
-    tokenizer = processor.tokenizer
     unknown_id = tokenizer.unk_token_id
     for caption in captions:
         words = re.findall(r"\w+|[^\w\s]+", caption)
@@ -151,8 +72,7 @@ def _knows_no(tokenizer: Any, caption: str) -> bool:
 
 @torch.no_grad()
 def draw(
-    model: Any,
-    processor: Any,
+    pipeline: Pipeline,
     captions: Sequence[str],
     seeds: Sequence[int],
     config: DecodingConfig,
@@ -162,8 +82,7 @@ def draw(
     """Draw every caption once with every seed, all in one call of `generate`.
 
     Args:
-        model: of a supported family; it is left as it was.
-        processor: its processor.
+        pipeline: whose model draws; it is left as it was.
         captions: what to draw.
         seeds: of the pictures of each caption, so that a picture depends on its caption and its
             seed, not on its neighbours.
@@ -179,10 +98,10 @@ def draw(
         ValueError: a setting or a caption that the model cannot take, before any forward.
         OSError: there is no adapter in the folder.
     """
-    inputs = prompt_inputs(model, processor, captions)
+    model = pipeline.model
     with accelerated(model, config, **(companions or {})):
-        tokens = model.generate(
-            **inputs,
+        generated = model.generate(
+            **pipeline.inputs(captions),
             generation_mode="image",
             do_sample=True,
             num_return_sequences=len(seeds),
@@ -190,33 +109,13 @@ def draw(
             **sampling,
         )
         stats = decoding_stats(model)
-    pictures = [picture_of(model, processor, row) for row in tokens]
     return Drawing(
         captions=tuple(caption for caption in captions for _ in seeds),
         seeds=tuple(seed for _ in captions for seed in seeds),
-        pictures=tuple(pictures),
-        tokens=tokens.cpu(),
+        pictures=tuple(pipeline.pictures(generated)),
+        tokens=pipeline.tokens(generated).cpu(),
         stats=stats,
     )
-
-
-def prompt_inputs(model: Any, processor: Any, captions: Sequence[str]) -> Any:
-    """What `generate` takes of the captions: a mapping of tensors, on the model's device."""
-    return processor(
-        text=[prompt_of(processor, caption) for caption in captions],
-        generation_mode="image",
-        return_tensors="pt",
-        padding=True,
-    ).to(model.device)
-
-
-def prompt_of(processor: Any, caption: str) -> str:
-    """The caption as the model was trained to be asked: through its chat template if it has one."""
-    if not getattr(processor, "chat_template", None):
-        return caption
-    turn = {"role": "user", "content": [{"type": "text", "text": caption}]}
-    prompt: str = processor.apply_chat_template([turn], add_generation_prompt=True)
-    return prompt
 
 
 def verdicts(model_name: str, drawing: Drawing) -> list[bool | None]:

@@ -7,19 +7,18 @@ from queue import Empty, SimpleQueue
 from threading import Event, Thread
 from typing import Any
 
-import numpy as np
+import torch
 from torch import Tensor, nn
 
 from sjd2.config import DecodingConfig, seeds_for
 from sjd2.models import family_of
 from sjd2.models.base import ImageModel, Request
-from sjd2.models.pixels import picture_of
-from sjd2.pictures.drawing import prompt_inputs
+from sjd2.pictures.pipeline import Pipeline
 from sjd2.sampler import decode
 from sjd2.sampler.decode import Iteration
 from sjd2.watch.trace import Trace
 
-_NEVER = np.iinfo(np.int64).max
+_NEVER = torch.iinfo(torch.int64).max
 
 # The tokens that stand everywhere after a forward, drafts included, and how many were committed.
 Step = tuple[Tensor, int]
@@ -30,8 +29,7 @@ class _Stopped(Exception):  # noqa: N818  (no error: nobody is looking any more)
 
 
 def live(
-    model: Any,
-    processor: Any,
+    pipeline: Pipeline,
     caption: str,
     seed: int,
     config: DecodingConfig,
@@ -42,8 +40,7 @@ def live(
     """Draw one picture and show it as it becomes; decoding waits for nobody who looks.
 
     Args:
-        model: of a supported family; it is left as it was.
-        processor: its processor.
+        pipeline: whose model draws; it is left as it was.
         caption: what to draw.
         seed: of the picture.
         config: how to decode.
@@ -60,21 +57,23 @@ def live(
 
     RNG: counter-addressed by seed; no global generator is touched.
     """
-    family = family_of(model)
-    inputs = prompt_inputs(model, processor, [caption])
+    family = family_of(pipeline.model)
+    inputs = pipeline.inputs([caption])
     request = family.request(**inputs, generation_mode="image", do_sample=True, **sampling)
     if request is None:
         raise ValueError("this model cannot be accelerated with these settings")
-    forwards = np.full(family.length, _NEVER)
+    forwards = torch.full((1, family.length), _NEVER)
     lengths: list[int] = []
     for steps in _decoded(family, request, config, seed, companions):
         for committed in filter(None, (committed for _, committed in steps)):
             # A GPU goes on for some forwards after the last token; they commit nothing.
             done = sum(lengths)
             lengths.append(committed)
-            forwards[done : done + committed] = len(lengths)
-        picture = picture_of(model, processor, steps[-1][0].to(model.device))
-        yield Trace(label, picture, forwards.reshape(-1, family.row_width).copy(), tuple(lengths))
+            forwards[0, done : done + committed] = len(lengths)
+        generated = request.finish(steps[-1][0][None].to(pipeline.model.device))
+        (picture,) = pipeline.pictures(generated)
+        committed_at = pipeline.grid(forwards)[0].numpy().copy()
+        yield Trace(label, picture, committed_at, tuple(lengths))
 
 
 def _decoded(

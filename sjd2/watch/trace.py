@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
 from PIL import Image
+from torch import Tensor
 
 from sjd2.pictures.drawing import Drawing
 
@@ -56,13 +59,13 @@ class Trace:
         return Image.fromarray(np.where(veil, np.array(_VEIL, dtype=np.uint8), colours))
 
 
-def traces_of(drawing: Drawing, label: str, row_width: int) -> list[Trace]:
+def traces_of(drawing: Drawing, label: str, grid: Callable[[Tensor], Tensor]) -> list[Trace]:
     """The traces of all pictures of a drawing.
 
     Args:
         drawing: made with `trace=True`.
         label: the method.
-        row_width: tokens in a row of the picture.
+        grid: lays what is known of every token as it lies in the picture, see `Pipeline`.
 
     Raises:
         ValueError: it was made without.
@@ -70,11 +73,9 @@ def traces_of(drawing: Drawing, label: str, row_width: int) -> list[Trace]:
     stats = drawing.stats
     if stats.committed_at is None:
         raise ValueError("trace=False: the forwards of the tokens were not recorded")
-    pairs = zip(drawing.pictures, stats.committed_at, stats.accept_lengths, strict=True)
-    return [
-        Trace(label, picture, np.array(forwards).reshape(-1, row_width), lengths)
-        for picture, forwards, lengths in pairs
-    ]
+    forwards = grid(torch.tensor(stats.committed_at)).numpy()
+    made = zip(drawing.pictures, forwards, stats.accept_lengths, strict=True)
+    return [Trace(label, *one) for one in made]
 
 
 def reveal(picture: Image.Image, is_there: NDArray[np.bool_]) -> Image.Image:

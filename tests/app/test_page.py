@@ -15,7 +15,7 @@ sync_api = pytest.importorskip("playwright.sync_api", reason="playwright is not 
 from PIL import Image  # noqa: E402
 
 from sjd2 import app  # noqa: E402
-from sjd2.pictures.drawing import load  # noqa: E402
+from sjd2.pictures.loading import load  # noqa: E402
 from tests.cli.requests import RING  # noqa: E402
 from tests.janus_model import LENGTH  # noqa: E402
 
@@ -37,7 +37,7 @@ def page(models):
     """The page, open in a browser."""
     if CHROMIUM is None:
         pytest.skip("no Chromium here: apt-get install chromium")
-    blocks, address = app.serve(*models, None, opens_browser=False, waits=False)
+    blocks, address = app.serve(models, None, opens_browser=False, waits=False)
     with sync_api.sync_playwright() as playwright:
         # Tests run as root in containers, where Chromium's sandbox cannot.
         browser = playwright.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox"])
@@ -57,7 +57,7 @@ def test_the_page_is_for_this_machine_alone():
 
 def test_the_counter_and_the_pictures_grow_to_the_end(models):
     """Kills: one look at the end, a counter of something else, and a race of two seeds."""
-    page = app.Page(*models)
+    page = app.Page(models)
     shown = list(page.draw(*GOOD))
     counters = [re.findall(r"\d+", counter)[:3] for _, _, counter in shown]
     assert [int(tokens) for _, tokens, _ in counters] == sorted(int(t) for _, t, _ in counters)
@@ -89,7 +89,7 @@ def test_bad_values_are_told_before_any_forward(models, number, value, message):
     """Kills: a check that is missing, and an error that the page shows as a trace."""
     asked = list(GOOD)
     asked[number] = value
-    for answer in (app.Page(*models).draw, app.Page(*models).race):
+    for answer in (app.Page(models).draw, app.Page(models).race):
         with pytest.raises(gr.Error, match=re.escape(message)):
             next(answer(*asked))
 

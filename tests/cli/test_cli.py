@@ -171,7 +171,7 @@ def test_options_reach_the_model_under_its_own_names(run, monkeypatch):
     """Kills: an option read and then dropped, or passed under another name."""
     seen = {}
 
-    def spy(model, processor, captions, seeds, config, companions, **sampling):
+    def spy(pipeline, captions, seeds, config, companions, **sampling):
         seen.update(seeds=seeds, config=config, companions=companions, sampling=sampling)
         raise ValueError("enough")
 
@@ -277,7 +277,7 @@ def test_info_reports_kernels_that_cannot_run(run, monkeypatch):
 def test_demo_replaces_its_own_picture_and_says_what_to_do_next(folder, monkeypatch, capsys):
     """Kills: a demo that works once only, and one without the checker's verdict."""
     load = commands.load
-    monkeypatch.setattr(commands, "load", lambda name, device: load(str(folder), device))
+    monkeypatch.setattr(commands, "load", lambda name, *more: load(str(folder), *more))
     for _ in range(2):
         assert demo() == 0
         out = capsys.readouterr().out

@@ -7,12 +7,12 @@ import re
 import pytest
 import torch
 from PIL import Image
-from transformers import AutoProcessor, JanusForConditionalGeneration
 
 import sjd2
 from sjd2.cli import commands
 from sjd2.evaluate import measure
 from sjd2.pictures.drawing import draw
+from sjd2.pictures.loading import load
 from tests.cli.requests import DISCS, RING, everything_in, one_line
 from tests.janus_model import LENGTH
 
@@ -37,8 +37,7 @@ def test_the_numbers_are_those_of_decoding_stats(evaluate, folder, tmp_path):
     status, out, _ = evaluate("--seeds", "2", "--seed", "5", "--guidance", "3", "--json")
     told = json.loads(out)
     assert status == 0
-    model = JanusForConditionalGeneration.from_pretrained(folder).eval()
-    processor = AutoProcessor.from_pretrained(folder)
+    pipeline = load(str(folder), torch.device("cpu"))
     for row in told["rows"]:
         options = {
             "ar": {"method": "ar"},
@@ -46,7 +45,7 @@ def test_the_numbers_are_those_of_decoding_stats(evaluate, folder, tmp_path):
             "maximal": {"window": 8},
         }[row["method"]]
         config = sjd2.DecodingConfig(**options)
-        drawing = draw(model, processor, [RING, DISCS], [5, 6], config, guidance_scale=3.0)
+        drawing = draw(pipeline, [RING, DISCS], [5, 6], config, guidance_scale=3.0)
         stats = drawing.stats
         assert row["step_compression"] == pytest.approx(stats.step_compression)
         assert row["tokens_per_forward"] == pytest.approx(stats.tokens_per_forward)

@@ -51,7 +51,7 @@ def results(**changes):
         "rows": [row],
         "curves": {"guidance": [row, {**row, "guidance": 3.0}], "temperature": []},
     }
-    return found, {"environment": environment, "rows": [timing]}
+    return found, {"environments": [environment], "rows": [timing]}
 
 
 def test_the_page_loads_nothing_and_shows_every_plot():

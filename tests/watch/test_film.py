@@ -124,9 +124,9 @@ def test_traces_are_those_of_the_account():
         committed_at=((1, 1, 1, 2),),
     )
     drawing = Drawing(("a",), (0,), (noise(0),), torch.zeros(1, 4), stats)
-    (made,) = traces_of(drawing, "sjd", 2)
+    (made,) = traces_of(drawing, "sjd", lambda tokens: tokens.view(-1, 2, 2))
     assert made.committed_at.tolist() == [[1, 1], [1, 2]]
     assert made.forwards == 2
     drawing = replace(drawing, stats=replace(stats, committed_at=None))
     with pytest.raises(ValueError, match="trace=False"):
-        traces_of(drawing, "sjd", 2)
+        traces_of(drawing, "sjd", lambda tokens: tokens.view(-1, 2, 2))

@@ -8,7 +8,8 @@ import pytest
 import torch
 
 from sjd2.config import DecodingConfig
-from sjd2.pictures.drawing import draw, load
+from sjd2.pictures.drawing import draw
+from sjd2.pictures.loading import load
 from sjd2.sampler import decode
 from sjd2.watch import live
 from tests.cli.requests import RING
@@ -22,16 +23,16 @@ def loaded(folder):
     return load(str(folder), torch.device("cpu"))
 
 
-def watch(model, processor):
+def watch(pipeline):
     config = DecodingConfig(method="sjd", window=8)
-    return live(model, processor, RING, 3, config, {}, "sjd", guidance_scale=2.0)
+    return live(pipeline, RING, 3, config, {}, "sjd", guidance_scale=2.0)
 
 
 def test_the_last_look_is_the_picture_and_its_account(loaded):
     """Kills: a forward that is not counted, drafts taken for tokens, another seed or guidance."""
-    looks = list(watch(*loaded))
+    looks = list(watch(loaded))
     config = DecodingConfig(method="sjd", window=8, trace=True)
-    drawing = draw(*loaded, [RING], [3], config, guidance_scale=2.0)
+    drawing = draw(loaded, [RING], [3], config, guidance_scale=2.0)
     last = looks[-1]
     assert last.accept_lengths == drawing.stats.accept_lengths[0]
     assert tuple(last.committed_at.flatten()) == drawing.stats.committed_at[0]
@@ -44,7 +45,7 @@ def test_the_last_look_is_the_picture_and_its_account(loaded):
 def test_who_looks_away_ends_the_decoding(loaded):
     """Kills: a thread that goes on drawing for nobody."""
     before = threading.active_count()
-    looks = watch(*loaded)
+    looks = watch(loaded)
     next(looks)
     looks.close()
     assert threading.active_count() == before
@@ -58,4 +59,4 @@ def test_an_error_of_the_decoder_reaches_who_looks(loaded, monkeypatch):
 
     monkeypatch.setattr(LOOP, "verify_window", fail)
     with pytest.raises(ValueError, match="enough"):
-        list(watch(*loaded))
+        list(watch(loaded))
