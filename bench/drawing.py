@@ -19,15 +19,16 @@ import sjd2
 from sjd2.checkpoint import save_json
 from sjd2.demo.checker import check
 from sjd2.demo.scenes import held_out_captions
+from sjd2.evaluate.plan import METHODS as evaluated
 from sjd2.evaluate.summary import wilson
 from sjd2.pictures.loading import DEMO, load
 
 ROOT = Path(__file__).resolve().parent.parent
 # SJD without what a model may carry.
 METHODS: dict[str, dict[str, Any]] = {
-    "sjd independent": {"method": "sjd", "coupling": "independent", "corrector": None},
-    "sjd gumbel": {"method": "sjd", "verify": "gumbel", "corrector": None},
-    "sjd maximal": {"method": "sjd", "coupling": "maximal", "corrector": None},
+    method.label: {**method.settings, "corrector": None}
+    for method in evaluated.values()
+    if method.settings["method"] == "sjd" and not method.companions
 }
 
 
