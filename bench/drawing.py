@@ -19,7 +19,7 @@ import sjd2
 from sjd2.checkpoint import save_json
 from sjd2.demo.checker import check
 from sjd2.demo.scenes import held_out_captions
-from sjd2.evaluate.plan import METHODS as evaluated
+from sjd2.evaluate.plan import METHODS as EVALUATED
 from sjd2.evaluate.summary import wilson
 from sjd2.pictures.loading import DEMO, load
 
@@ -27,7 +27,7 @@ ROOT = Path(__file__).resolve().parent.parent
 # SJD without what a model may carry.
 METHODS: dict[str, dict[str, Any]] = {
     method.label: {**method.settings, "corrector": None}
-    for method in evaluated.values()
+    for method in EVALUATED.values()
     if method.settings["method"] == "sjd" and not method.companions
 }
 
