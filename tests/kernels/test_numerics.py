@@ -46,3 +46,30 @@ def test_nan_is_the_largest() -> None:
     torch.testing.assert_close(
         dropped, torch.tensor([[-torch.inf, torch.nan, 3.0]]), equal_nan=True
     )
+
+
+@pytest.mark.parametrize("k", [1, 2, 500, 4096, 8192])
+def test_a_sample_never_misleads(k: int) -> None:
+    """Kills: a value from between bounds that it does not lie in, ties counted twice, and a sample
+    that is trusted where every eighth number is of another kind.
+    """
+    random = torch.randn(5, 8192, generator=torch.Generator().manual_seed(1))
+    rows = {
+        "random": random,
+        "ties": random.round(),
+        "ordered": random.sort().values,
+        "filtered": random.masked_fill(random < 1, -torch.inf),
+        "odd ones": torch.where(torch.arange(8192) % 8 == 0, random - 100, random),
+        "equal": torch.zeros(2, 3, 8192),
+    }
+    for name, x in rows.items():
+        found = numerics.kth_largest(x, k)
+        assert torch.equal(found, x.topk(k).values[..., -1:]), name
+
+
+def test_a_long_row_of_nan_has_no_k_th_largest() -> None:
+    """Kills: bounds of NaN between which nothing lies."""
+    x = torch.full((2, 8192), torch.nan)
+    assert numerics.kth_largest(x, 100).isnan().all()
+    x[:, 50:] = 1.0
+    assert numerics.kth_largest(x, 100).tolist() == [[1.0], [1.0]]

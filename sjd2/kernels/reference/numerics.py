@@ -6,9 +6,15 @@ which filtered laws and residuals are full. On other devices they are torch's ow
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
+
+_LONG = 4096  # numbers of a row, from which on it is worth to look at every eighth first
+_STEP = 8
 
 
 def exp(x: Tensor) -> Tensor:
@@ -40,8 +46,32 @@ def kth_largest(x: Tensor, k: int) -> Tensor:
     """The k-th largest value along the last dimension, which is kept: [..., 1]. NaN is largest."""
     if not _is_here(x):
         return x.topk(k, dim=-1).values[..., -1:]
-    at = x.shape[-1] - k
-    return torch.from_numpy(np.partition(x.numpy(), at, axis=-1)[..., at : at + 1].copy())
+    rows, at = x.numpy().reshape(-1, x.shape[-1]), x.shape[-1] - k
+    find = _kth_by_sample if x.shape[-1] >= _LONG else _kth
+    return torch.from_numpy(find(rows, at)).view(*x.shape[:-1], 1)
+
+
+def _kth(rows: NDArray[Any], at: int) -> NDArray[Any]:
+    """What would stand at a place of every sorted row: [N]."""
+    return np.partition(rows, at, axis=-1)[:, at].copy()
+
+
+def _kth_by_sample(rows: NDArray[Any], at: int) -> NDArray[Any]:
+    """As `_kth`: a sample of a row says between which values it lies, and few numbers are there."""
+    sample = rows[:, ::_STEP]
+    last, share = sample.shape[1] - 1, at / rows.shape[1]
+    # Four standard deviations of a rank in the sample: the whole row is hardly ever asked.
+    reach = 4 * (last * share * (1 - share)) ** 0.5 + 2
+    ends = [min(max(round(last * share + side * reach), 0), last) for side in (-1, 1)]
+    low, high = np.partition(sample, ends, axis=-1)[:, ends].T
+    found = np.empty_like(rows[:, 0])
+    for number, row in enumerate(rows):
+        between = row[(row >= low[number]) & (row <= high[number])]
+        rank = at - int(np.count_nonzero(row < low[number]))
+        if not 0 <= rank < len(between):
+            between, rank = row, at
+        found[number] = np.partition(between, rank)[rank]
+    return found
 
 
 def descending(x: Tensor) -> Tensor:

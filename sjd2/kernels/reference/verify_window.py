@@ -68,8 +68,9 @@ class PhiloxDraws:
             return self._fixed_race(log_weights, rows, columns, stream)
         at = (self.seed[rows], self.position[rows] + columns, self.iteration, stream)
         laws, vocab_size = log_weights.shape
-        padded = F.pad(log_weights, (0, -vocab_size % GROUP), value=-torch.inf)
-        groups = padded.view(laws, padded.shape[1] // GROUP, GROUP)
+        if missing := -vocab_size % GROUP:
+            log_weights = F.pad(log_weights, (0, missing), value=-torch.inf)
+        groups = log_weights.view(laws, log_weights.shape[1] // GROUP, GROUP)
         noise = _philox.gumbel(*at, groups.shape[1], GROUPS_FROM)
         group = (_log_sum(groups) + noise).argmax(dim=-1)
         members = groups[torch.arange(len(group), device=group.device), group]
