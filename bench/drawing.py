@@ -159,7 +159,8 @@ class Results:
     def __init__(self, path: Path, facts: dict[str, Any], resume: bool) -> None:
         self.path = path
         self.known = json.loads(path.read_text())["rows"] if resume and path.is_file() else []
-        command = " ".join(["python", f"bench/{Path(sys.argv[0]).name}", *sys.argv[1:]])
+        asked = [one for one in sys.argv[1:] if one not in ("--resume", "--readme")]
+        command = " ".join(["python", f"bench/{Path(sys.argv[0]).name}", *asked])
         self.found: dict[str, Any] = {"command": command, **facts, "rows": []}
         path.parent.mkdir(parents=True, exist_ok=True)
 
@@ -169,5 +170,8 @@ class Results:
         if row is None:
             made = draw()
             row = {**(asdict(made) if isinstance(made, Row) else made), **of}
+        else:
+            self.known.remove(row)
         self.found["rows"].append(row)
-        save_json(self.path, self.found)
+        # With what is known and not asked for yet: a run that is stopped loses none of it.
+        save_json(self.path, {**self.found, "rows": self.found["rows"] + self.known})
