@@ -21,6 +21,7 @@ from sjd2.models.companions import load_corrector
 from sjd2.models.vqgan import VQDecoder, VQShape
 from sjd2.pictures.drawing import draw
 from sjd2.pictures.loading import load
+from sjd2.watch import live
 from tests.family_models import (
     ANOLE,
     BOS,
@@ -195,6 +196,20 @@ def test_a_picture_is_that_of_its_tokens(known: Any) -> None:
     assert torch.equal(alone.tokens[0], drawing.tokens[1])
     assert np.array_equal(*(np.asarray(one) for one in (alone.pictures[0], drawing.pictures[1])))
     assert not np.array_equal(*(np.asarray(one) for one in drawing.pictures))
+
+
+def test_a_picture_of_every_family_can_be_watched(known: Any) -> None:
+    """Kills: drafts where the grammar stands, and a map that is no picture's shape."""
+    family, (_, folder, *size) = known
+    pixels = tuple(map(int, size[1].split("x"))) if size else None
+    pipeline = load(folder, CPU, pixels)
+    config = sjd2.DecodingConfig(window=8, trace=True)
+    looks = list(live(pipeline, CAPTIONS[0], 3, config, {}, "sjd"))
+    drawing = draw(pipeline, CAPTIONS[:1], [3], config)
+    assert np.array_equal(*(np.asarray(one) for one in (looks[-1].picture, drawing.pictures[0])))
+    assert looks[-1].accept_lengths == drawing.stats.accept_lengths[0]
+    shape = (family.layout.height, family.layout.width)
+    assert {look.committed_at.shape for look in looks} == {shape}
 
 
 def test_prompts_are_those_of_the_families_pages(emu3: Path, chameleon: Path) -> None:
