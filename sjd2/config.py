@@ -52,7 +52,7 @@ class DecodingConfig:
     Args:
         method: "sjd2" (speculative Jacobi-denoising decoding; needs a denoising adapter), "sjd"
             (speculative Jacobi decoding), "ar" (the same sampler, one token a forward) or "auto"
-            ("sjd2" where the model carries an adapter, else "sjd").
+            ("sjd2" where there is an adapter, else "sjd"; see `accelerate`).
         window: slots fed in one forward, at least 2, or "auto": 64, and 32 on a CPU, where every
             slot costs time. "ar" always uses 1.
         verify: "ratio" (the probabilistic criterion) or "gumbel" (same-seed mode: the very tokens

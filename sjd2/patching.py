@@ -90,7 +90,8 @@ def accelerate(
         config: the settings, or
         adapter: the denoising adapter of method "sjd2": one of `new_adapter`, the folder of one,
             "auto" for the one that the model carries, if any (it was accelerated with it, or its
-            weights were read from a folder with an adapter/ in it), or None for none.
+            weights were read from a folder with an adapter/ in it), or None for none. Where it is
+            "auto" too, method "auto" is "sjd" if that measured faster when the adapter was trained.
         corrector: what re-drafts windows between forwards: one of `new_corrector`, a folder, "auto"
             or None likewise. It changes speed only.
         **options: the settings by name, such as `window=32`; they overrule `config`.
@@ -111,6 +112,8 @@ def accelerate(
     select(settings.backend)
     denoiser = _companion(model, "adapter", adapter)
     redrafter = _companion(model, "corrector", corrector)
+    if adapter == "auto" and settings.method == "auto" and denoiser and not denoiser.pays:
+        settings = replace(settings, method="sjd")
     if denoiser is None and (settings.method == "sjd2" or not settings.exact):
         wanted = "method='sjd2'" if settings.method == "sjd2" else "exact=False"
         raise ValueError(f"{wanted}: needs adapter=, a denoising adapter or its folder")

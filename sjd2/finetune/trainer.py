@@ -197,6 +197,9 @@ def finetune(
         # The model it belongs to is the one that was just made.
         adapter.base = fingerprint(family.backbone)
     model.requires_grad_(False)
+    # In every process, for the model may be spread over them.
+    adapter.measured = {"sjd2": evaluate(), "sjd": evaluate(adapter=None)}
+    history["step_compression"] = adapter.measured
     if trainer.is_world_process_zero():
         save_adapter(adapter, out)
         save_json(out / "finetune.json", history)

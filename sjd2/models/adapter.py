@@ -36,6 +36,10 @@ class Adapter(nn.Module):
         dimensions: of the input embeddings, D.
         rank: of the updates, at least 0.
         base: `fingerprint` of the model that it belongs to.
+
+    Attributes:
+        measured: step compression of held-out captions by method, "sjd2" with this adapter and
+            "sjd" without; empty before it has been trained.
     """
 
     def __init__(
@@ -43,6 +47,7 @@ class Adapter(nn.Module):
     ) -> None:
         super().__init__()
         self.layers, self.dimensions, self.rank, self.base = dict(layers), dimensions, rank, base
+        self.measured: dict[str, float] = {}
         self.down, self.up = nn.ParameterDict(), nn.ParameterDict()
         for name, (inputs, outputs) in layers.items() if rank else ():
             self.down[_key(name)] = nn.Parameter(torch.randn(rank, inputs) * inputs**-0.5)
@@ -58,13 +63,21 @@ class Adapter(nn.Module):
             "dimensions": self.dimensions,
             "base": self.base,
             "layers": self.layers,
+            "measured": self.measured,
         }
 
     @classmethod
     def from_config(cls, config: dict[str, Any]) -> Adapter:
         """A fresh one; raises KeyError, TypeError or ValueError where the config is no such."""
         layers = {str(name): (int(a), int(b)) for name, (a, b) in config["layers"].items()}
-        return cls(layers, int(config["dimensions"]), int(config["rank"]), str(config["base"]))
+        adapter = cls(layers, int(config["dimensions"]), int(config["rank"]), str(config["base"]))
+        adapter.measured = dict(config.get("measured", {}))
+        return adapter
+
+    @property
+    def pays(self) -> bool:
+        """Whether it draws in fewer forwards than no adapter does, as far as was measured."""
+        return not self.measured or self.measured["sjd2"] > self.measured["sjd"]
 
     def time_embedding(self, timestep: Tensor) -> Tensor:
         """What is added to inputs at these noise levels: [B, W] in [0, 1] to [B, W, D]."""

@@ -73,6 +73,13 @@ def test_the_adapter_learns_and_the_model_stays(tmp_path: Path) -> None:
     assert losses[-1] < 0.9 * losses[0]
     before, after = tiny_janus().state_dict(), model.state_dict()
     assert all(torch.equal(before[name], after[name]) for name in before)
+    assert sjd2.load_adapter(tmp_path).measured == history["step_compression"]
+    last = [e["eval_step_compression"] for e in history["log"] if "eval_step_compression" in e][-1]
+    held_out = {name: tensor[:2] for name, tensor in INPUTS.items()}
+    with sjd2.accelerated(model, adapter=None, window=TINY.window):
+        model.generate(**held_out, **SAMPLING, seed=[0, 1])
+        without = sjd2.decoding_stats(model).step_compression
+    assert history["step_compression"] == {"sjd2": last, "sjd": without}
     sjd2.accelerate(model, adapter=tmp_path)
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -85,3 +86,28 @@ def test_an_adapter_is_carried_until_it_is_taken_off(janus: Any, adapter: Adapte
     for options in ({"method": "sjd2"}, {"exact": False}):
         with pytest.raises(ValueError, match="needs adapter="):
             sjd2.accelerate(janus, **options)
+
+
+@pytest.mark.parametrize(("with_noise", "auto"), [(5.0, "sjd"), (7.0, "sjd2")])
+def test_auto_is_what_measured_faster(
+    janus: Any, adapter: Adapter, tmp_path: Path, with_noise: float, auto: str
+) -> None:
+    """Kills: a measurement that is not kept, or the wrong way round; an adapter that was asked for
+    by name and is not used.
+    """
+
+    def method(model: Any, **options: Any) -> str:
+        sjd2.accelerate(model, **options)
+        draw(model)
+        return sjd2.decoding_stats(model).method
+
+    measured, adapter.measured = adapter.measured, {"sjd2": with_noise, "sjd": 6.0}
+    janus.save_pretrained(tmp_path)
+    sjd2.save_adapter(adapter, tmp_path / "adapter")
+    adapter.measured = measured
+    read = type(janus).from_pretrained(tmp_path)
+    read.generation_config = janus.generation_config
+    assert method(read) == auto
+    assert method(read, method="sjd2") == "sjd2"
+    read = sjd2.restore(read)
+    assert method(read, adapter=tmp_path / "adapter") == "sjd2"
