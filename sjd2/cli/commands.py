@@ -174,6 +174,8 @@ def _finetune(given: argparse.Namespace) -> None:
     if not given.quiet:
         for entry in evaluations:
             print(f"step {entry['step']}: {entry['eval_step_compression']:.2f}x fewer forwards")
+        if measured := history.get("step_compression"):
+            print("at the end:", ", ".join(f"{name} {x:.2f}x" for name, x in measured.items()))
         print(f"{history['trained_parameters']} parameters, {history['seconds']:.0f} s")
     print(given.out)
 
