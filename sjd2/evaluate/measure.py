@@ -144,6 +144,7 @@ class Measurement:
         """Names everything that an account depends on."""
         companions = self._companions(unit.setting)
         method = self.plan.methods[unit.setting.method]
+        inputs = self.pipeline.inputs(unit.captions)
         told = {
             **self._of_model,
             "companions": {kind: one and fingerprint(one) for kind, one in companions.items()},
@@ -152,6 +153,8 @@ class Measurement:
             "setting": asdict(unit.setting),
             "sampling": dict(self.plan.sampling),
             "captions": unit.captions,
+            # The size of the pictures is in there, where a family leaves a choice.
+            "inputs": {name: rows.tolist() for name, rows in inputs.items()},
             "first": unit.first,
             "seed": unit.seed,
         }

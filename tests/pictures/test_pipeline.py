@@ -156,6 +156,19 @@ def test_evaluate_measures_every_family(known: Any, run: Any, tmp_path: Path) ->
     assert len(list(Path("report/pictures").rglob("*.png"))) == 6
 
 
+def test_pictures_of_another_size_are_measured_anew(emu3: Path, run: Any, tmp_path: Path) -> None:
+    """Kills: accounts that do not know what size they are of."""
+    (tmp_path / "captions.txt").write_text(CAPTIONS[0])
+    few = "--methods ar --batch 1 --guidances none --temperatures none --out report --quiet"
+    told = ["--model", str(emu3), "--prompts", "captions.txt", *few.split()]
+    for size in ("40x32", "32x48"):
+        status, _, err = run("evaluate", *told, "--size", size)
+        assert status == 0, err
+        (picture,) = Path("report/pictures").rglob("*.png")
+        scaled = "x".join(str(4 * pixels) for pixels in Image.open(picture).size)
+        assert scaled == size
+
+
 def test_trace_and_compare_show_every_family(known: Any, run: Any) -> None:
     """Kills: forwards of the grammar's tokens laid out among those of the picture."""
     family, model = known
