@@ -14,8 +14,6 @@ from PIL import Image
 from torch import Tensor
 
 from sjd2.models import family_of
-from sjd2.models.chameleon import Chameleon
-from sjd2.models.emu3 import Emu3
 from sjd2.models.layout import Layout
 from sjd2.models.pixels import picture_of, to_picture
 from sjd2.models.vqgan import VQDecoder
@@ -116,7 +114,8 @@ class Emu3Pipeline(_InVocabulary):
             width, height = size
             self._size = {"ratio": f"{width}:{height}", "image_area": width * height}
         asked = self.inputs(["a"])
-        self.layout = Emu3(model).layout_of(asked["input_ids"], asked["image_sizes"])
+        family: Any = family_of(model)
+        self.layout = family.layout_of(asked["input_ids"], asked["image_sizes"])
 
     def inputs(self, captions: Sequence[str]) -> dict[str, Tensor]:
         """See `Pipeline`."""
@@ -160,7 +159,7 @@ class ChameleonPipeline(_InVocabulary):
     ) -> None:
         self.model, self.processor, self.decoder = model, processor, decoder
         self.tokenizer = getattr(processor, "tokenizer", processor)
-        family = Chameleon(model)
+        family: Any = family_of(model)
         self._said, asked = "", family.picture_prompt()
         if size is not None:
             width, height = size
@@ -185,7 +184,8 @@ class ChameleonPipeline(_InVocabulary):
 
     def pictures(self, generated: Tensor) -> list[Image.Image]:
         """See `Pipeline`."""
-        return self.decoder.pictures(Chameleon(self.model).codes(generated))
+        family: Any = family_of(self.model)
+        return self.decoder.pictures(family.codes(generated))
 
 
 def _on_device(made: Mapping[str, Any], model: Any) -> dict[str, Tensor]:
