@@ -105,11 +105,11 @@ class Corrector(nn.Module):
 
         They are made once and kept: for large vocabularies they take as long as a forward.
 
-        Sync: on a GPU, reads a sum of the embeddings.
+        Sync: on a GPU, reads sums of the embeddings and the weights.
         """
-        weights = (self.beside, self.shift.weight)
-        mine = tuple((weight.data_ptr(), weight._version) for weight in weights)
-        made_of = (table.device, float(table.sum(dtype=torch.float64)), mine)
+        # By what is in them: a fused optimiser changes weights and not their versions.
+        sums = [float(weights.sum(dtype=torch.float64)) for weights in (table, self.beside)]
+        made_of = (table.device, self.shift.weight.data_ptr(), *sums)
         if self._made is None or self._made[0] != made_of:
             offsets = torch.tensor(self.offsets, device=table.device)
             self._made = made_of, Shifts(self.features(table), offsets, self.shift.weight)

@@ -64,6 +64,10 @@ def test_what_a_corrector_keeps_follows_its_weights_and_the_embeddings(janus: An
         corrector.beside.add_(1)
     for embeddings in (table, table + torch.randn_like(table)):
         assert torch.equal(corrector.shifts(embeddings).features, corrector.features(embeddings))
+    # Trainer's optimiser; it leaves no trace in the weights' versions.
+    corrector.beside.grad = torch.ones_like(corrector.beside)
+    torch.optim.AdamW([corrector.beside], lr=0.1, fused=True).step()
+    assert torch.equal(corrector.shifts(table).features, corrector.features(table))
 
 
 def test_a_damaged_file_is_named(kind: str, companion: Any, tmp_path: Path) -> None:
