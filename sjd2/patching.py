@@ -112,7 +112,9 @@ def accelerate(
     select(settings.backend)
     denoiser = _companion(model, "adapter", adapter)
     redrafter = _companion(model, "corrector", corrector)
-    if adapter == "auto" and settings.method == "auto" and denoiser and not denoiser.pays:
+    # The published rules are of sjd2 alone: who asks for them means it.
+    is_open = adapter == "auto" and settings.method == "auto" and settings.exact
+    if is_open and denoiser is not None and not denoiser.pays:
         settings = replace(settings, method="sjd")
     if denoiser is None and (settings.method == "sjd2" or not settings.exact):
         wanted = "method='sjd2'" if settings.method == "sjd2" else "exact=False"

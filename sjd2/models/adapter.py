@@ -71,7 +71,8 @@ class Adapter(nn.Module):
         """A fresh one; raises KeyError, TypeError or ValueError where the config is no such."""
         layers = {str(name): (int(a), int(b)) for name, (a, b) in config["layers"].items()}
         adapter = cls(layers, int(config["dimensions"]), int(config["rank"]), str(config["base"]))
-        adapter.measured = dict(config.get("measured", {}))
+        if measured := config.get("measured"):
+            adapter.measured = {name: float(measured[name]) for name in ("sjd2", "sjd")}
         return adapter
 
     @property

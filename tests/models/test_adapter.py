@@ -109,5 +109,6 @@ def test_auto_is_what_measured_faster(
     read.generation_config = janus.generation_config
     assert method(read) == auto
     assert method(read, method="sjd2") == "sjd2"
+    assert method(read, exact=False) == "sjd2"
     read = sjd2.restore(read)
     assert method(read, adapter=tmp_path / "adapter") == "sjd2"
