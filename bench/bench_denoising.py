@@ -83,7 +83,7 @@ def plan(
         rows.append(("full", "ar, full weights", {"method": "ar"}))
     for window in windows:
         published = {"window": window, **METHODS["sjd independent"], "start": "uniform"}
-        rows.append(("base", "sjd as published", published))
+        rows.append(("base", "sjd independent, uniform starts", published))
         rows += [("base", name, {"window": window, **METHODS[name]}) for name in METHODS]
         corrected = {"window": window, **METHODS["sjd maximal"], "corrector": "auto"}
         rows.append(("base", "sjd maximal, corrected", corrected))

@@ -98,11 +98,10 @@ def grouping(op: Op, logits: Tensor, window: Window, rules: Rules, **at: Any) ->
 class _SharedNoise(PhiloxDraws):
     """Drafts of a position share their noise through all iterations; nothing else does."""
 
-    def choose(self, log_weights: Tensor, rows: Tensor, columns: Tensor, stream: Stream) -> Tensor:
-        draws: Any = super()
+    def choose(self, weights: Tensor, rows: Tensor, columns: Tensor, stream: Stream) -> Tensor:
         if stream == Stream.DRAFT:
-            draws = PhiloxDraws(self.seed, self.position, iteration=None)
-        return draws.choose(log_weights, rows, columns, stream)
+            return self.choose_again(weights.log(), rows, columns)
+        return super().choose(weights, rows, columns, stream)
 
 
 def _decide(

@@ -54,11 +54,12 @@ class Scripts:
         self.log_weight += torch.where(self.kept == 1, keep, 1 - keep).log().sum(dim=1)
         return self.kept == 1
 
-    def choose(self, log_weights: Tensor, rows: Tensor, columns: Tensor, stream: Stream) -> Tensor:
+    def choose(self, weights: Tensor, rows: Tensor, columns: Tensor, stream: Stream) -> Tensor:
         assert not self.was_chosen[rows, columns].any(), "a column was drawn twice"
         self.was_chosen[rows, columns] = True
         tokens = self.chosen[rows, columns]
-        log_p = log_weights.log_softmax(dim=-1).gather(1, tokens[:, None]).squeeze(1)
+        p = weights / weights.sum(dim=-1, keepdim=True)
+        log_p = p.gather(1, tokens[:, None]).squeeze(1).log()
         # What enters behind the picture is never committed: one script stands for all there.
         behind = (columns >= self.width) & (columns >= self.remaining)
         one = torch.where(tokens == 0, 0.0, -torch.inf).double()

@@ -66,12 +66,12 @@ def correct_window(
         stays = torch.where(token_ids == window.tokens.unsqueeze(-1), 0.0, -torch.inf)
         scores = torch.where((beside.gather(1, at) >= 0).unsqueeze(-1), stays, scores)
     log_q = torch.log_softmax(scores, dim=-1)
+    draws = PhiloxDraws(seed, position, iteration + CORRECTIONS * correction)
     if rules.verify == "greedy":
         drafts = log_q.argmax(dim=-1)
     elif rules.verify == "gumbel":
-        drafts = same_seed(log_q, PhiloxDraws(seed, position, None))
+        drafts = same_seed(log_q, draws)
     else:
-        draws = PhiloxDraws(seed, position, iteration + CORRECTIONS * correction)
         drafts, _ = couple(log_q, window, draws, "maximal")
     slots = torch.cat((window.slots[:, :1], drafts), dim=1)
     kinds = torch.full_like(window.kinds, int(DraftKind.FULL))

@@ -32,22 +32,21 @@ class Draws(Protocol):
     def accept(self, log_ratio: Tensor) -> Tensor:
         """True with probability `min(1, exp(log_ratio))`, per entry of a [B, W] tensor."""
 
-    def choose(self, log_weights: Tensor, rows: Tensor, columns: Tensor, stream: Stream) -> Tensor:
+    def choose(self, weights: Tensor, rows: Tensor, columns: Tensor, stream: Stream) -> Tensor:
         """One token from each of M unnormalised laws [M, V], standing at (rows, columns): [M]."""
+
+    def choose_again(self, log_p: Tensor, rows: Tensor, columns: Tensor) -> Tensor:
+        """As `choose` from log-probabilities, by noise that depends on no iteration: [M]."""
 
     def fresh(self, columns: Tensor, vocab_size: int) -> Tensor:
         """One uniform token for each of the columns [B, W]: [B, W]."""
 
 
 class PhiloxDraws:
-    """The draws of the library: addressed by seed, position and iteration.
+    """The draws of the library: addressed by seed, position and iteration."""
 
-    Without an iteration they are those of same-seed mode: the noise of a token stays for good.
-    """
-
-    def __init__(self, seed: Tensor, position: Tensor, iteration: int | None) -> None:
-        self.seed, self.position = seed, position
-        self.is_fixed, self.iteration = iteration is None, iteration or 0
+    def __init__(self, seed: Tensor, position: Tensor, iteration: int) -> None:
+        self.seed, self.position, self.iteration = seed, position, iteration
 
     def accept(self, log_ratio: Tensor) -> Tensor:
         """See `Draws`. Strict, with uniforms in (0, 1): probability zero is never accepted."""
@@ -57,42 +56,36 @@ class PhiloxDraws:
         u = _philox.uniform(seeds, positions, self.iteration, Stream.ACCEPT).squeeze(-1)
         return u.log() < log_ratio
 
-    def choose(self, log_weights: Tensor, rows: Tensor, columns: Tensor, stream: Stream) -> Tensor:
-        """See `Draws`. An exponential race, one addressed exponential per runner.
+    def choose(self, weights: Tensor, rows: Tensor, columns: Tensor, stream: Stream) -> Tensor:
+        """See `Draws`. Exponential races, one addressed exponential per runner.
 
-        Noise that stays for good is every token's own, so that drafts win again. What is random
-        afresh is drawn in two stages for a fraction of the noise: groups of tokens race with the
-        sums of their weights, then the tokens of the group that won.
+        Two of them, for a fraction of the noise: groups of tokens race with the sums of their
+        weights, then the tokens of the group that won.
         """
-        if self.is_fixed:
-            return self._fixed_race(log_weights, rows, columns, stream)
         at = (self.seed[rows], self.position[rows] + columns, self.iteration, stream)
-        laws, vocab_size = log_weights.shape
-        if missing := -vocab_size % GROUP:
-            log_weights = F.pad(log_weights, (0, missing), value=-torch.inf)
-        groups = log_weights.view(laws, log_weights.shape[1] // GROUP, GROUP)
+        if missing := -weights.shape[1] % GROUP:
+            weights = F.pad(weights, (0, missing))
+        groups = weights.view(len(weights), weights.shape[1] // GROUP, GROUP)
         noise = _philox.gumbel(*at, groups.shape[1], GROUPS_FROM)
-        group = (_log_sum(groups) + noise).argmax(dim=-1)
-        members = groups[torch.arange(len(group), device=group.device), group]
+        group = (numerics.log(groups.sum(dim=-1)) + noise).argmax(dim=-1)
+        members = numerics.log(groups[torch.arange(len(group), device=group.device), group])
         first = group * GROUP
         return first + (members + _philox.gumbel(*at, GROUP, first)).argmax(dim=-1)
 
-    def _fixed_race(
-        self, log_weights: Tensor, rows: Tensor, columns: Tensor, stream: Stream
-    ) -> Tensor:
+    def choose_again(self, log_p: Tensor, rows: Tensor, columns: Tensor) -> Tensor:
+        """See `Draws`. One race: the noise is every token's own, so that drafts win again."""
         seeds, positions = self.seed[rows], self.position[rows] + columns
-        if _is_host(log_weights):
+        if _is_host(log_p):
             # Most of a filtered law is impossible, and noise is what takes the time.
-            possible = log_weights != -torch.inf
+            possible = log_p != -torch.inf
             if possible.sum() < _SPARSE * possible.numel():
                 law, token = possible.nonzero(as_tuple=True)
-                at = (seeds[law], positions[law], 0, stream, token)
-                raced = torch.full_like(log_weights, -torch.inf)
-                raced[law, token] = log_weights[law, token] + _philox.gumbel_of(*at)
+                at = (seeds[law], positions[law], 0, Stream.DRAFT, token)
+                raced = torch.full_like(log_p, -torch.inf)
+                raced[law, token] = log_p[law, token] + _philox.gumbel_of(*at)
                 return raced.argmax(dim=-1)
-        vocab_size = log_weights.shape[-1]
-        noise = _philox.fixed_gumbel(seeds, positions, stream, vocab_size)
-        return (log_weights + noise).argmax(dim=-1)
+        noise = _philox.fixed_gumbel(seeds, positions, Stream.DRAFT, log_p.shape[-1])
+        return (log_p + noise).argmax(dim=-1)
 
     def fresh(self, columns: Tensor, vocab_size: int) -> Tensor:
         """See `Draws`."""
@@ -118,7 +111,7 @@ def verify_window(
     forced = None if grammar is None else grammar_at(grammar, position, logits.shape[1])
     log_p = target_log_probs(logits, rules, forced)
     # Same-seed noise must not depend on when a column is decided, only on where it stands.
-    draws = PhiloxDraws(seed, position, None if rules.verify == "gumbel" else iteration)
+    draws = PhiloxDraws(seed, position, 0 if rules.verify == "gumbel" else iteration)
     return decide(
         log_p,
         window,
@@ -197,10 +190,10 @@ def couple(
         # SJD: behind the accepted run every column is drawn again, whatever its draft was worth.
         behind, rejected = columns > run, columns == run
         rows, cols = _entries(behind)
-        redrawn = draws.choose(log_p[rows, cols], rows, cols, Stream.DRAFT)
+        redrawn = draws.choose(numerics.exp(log_p[rows, cols]), rows, cols, Stream.DRAFT)
         tokens = _replace(tokens, behind, rows, cols, redrawn)
     rows, cols = _entries(rejected)
-    residual = _log_residual(log_p[rows, cols], _log_q(window, rows, cols, log_p.shape[-1]))
+    residual = _residual(log_p[rows, cols], _log_q(window, rows, cols, log_p.shape[-1]))
     recovered = draws.choose(residual, rows, cols, Stream.RESIDUAL)
     return _replace(tokens, rejected, rows, cols, recovered), kept
 
@@ -208,7 +201,7 @@ def couple(
 def same_seed(log_p: Tensor, draws: Draws) -> Tensor:
     """The token that sequential sampling with the same noise draws, for every column: [B, W]."""
     rows, columns = _all_entries(log_p[..., 0])
-    return draws.choose(log_p.flatten(0, 1), rows, columns, Stream.DRAFT).view(log_p.shape[:2])
+    return draws.choose_again(log_p.flatten(0, 1), rows, columns).view(log_p.shape[:2])
 
 
 def draft_log_probs(window: Window, vocab_size: int) -> Tensor:
@@ -241,18 +234,14 @@ def stored_at(window: Window) -> Tensor:
     return (columns + window.offset[:, None]).clamp_(max=window.law.shape[1] - 1)
 
 
-def _log_sum(log_weights: Tensor) -> Tensor:
-    """Log of the sum of exponentials along the last dimension; there is no overflow in a law."""
-    return numerics.log(numerics.exp(log_weights).sum(dim=-1))
-
-
-def _log_residual(log_p: Tensor, log_q: Tensor) -> Tensor:
-    """`log max(p - q, 0)`, unnormalised; `log p` where rounding left nothing of a residual."""
-    residual = numerics.log(numerics.exp(log_p).sub_(numerics.exp(log_q)).clamp_(min=0))
-    exhausted = residual.amax(dim=-1, keepdim=True) == -torch.inf
+def _residual(log_p: Tensor, log_q: Tensor) -> Tensor:
+    """`max(p - q, 0)`, unnormalised; `p` where rounding left nothing of a residual."""
+    p = numerics.exp(log_p)
+    residual = (p - numerics.exp(log_q)).clamp_(min=0)
+    exhausted = residual.amax(dim=-1, keepdim=True) == 0
     if _is_host(exhausted) and not exhausted.any():
         return residual
-    return torch.where(exhausted, log_p, residual)
+    return torch.where(exhausted, p, residual)
 
 
 def _newest(tokens: Tensor, accept_length: Tensor, last: Tensor) -> Tensor:
@@ -298,9 +287,12 @@ def _drawn_beside(
     """The drafts, new ones drawn from the law [B, V] of the column beside all of them."""
     rows, columns = _entries(is_new)
     if rules.verify == "greedy":
-        entering = log_p[rows].argmax(dim=-1)
+        entering = log_p.argmax(dim=-1)[rows]
+    elif rules.verify == "gumbel":
+        entering = draws.choose_again(log_p[rows], rows, source[rows, columns])
     else:
-        entering = draws.choose(log_p[rows], rows, source[rows, columns], Stream.DRAFT)
+        p = numerics.exp(log_p)
+        entering = draws.choose(p[rows], rows, source[rows, columns], Stream.DRAFT)
     return _replace(drafts, is_new, rows, columns, entering)
 
 
