@@ -19,6 +19,7 @@ from typing import cast
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 _MASK32 = 0xFFFFFFFF
@@ -98,6 +99,9 @@ def uniform(
     """
     block = torch.arange((vocab_size + 1) // 2, device=seed.device)
     block = block + (first // 2 if isinstance(first, int) else first.unsqueeze(-1) // 2)
+    if seed.device.type == "cpu":
+        value = _fraction_by_numpy(*_blocks_by_numpy(seed, position, iteration, stream, block))
+        return torch.from_numpy(value).view(*seed.shape, 2 * block.shape[-1])[..., :vocab_size]
     w0, w1, w2, w3 = _blocks(seed, position, iteration, stream, block)
     high, low = torch.stack((w0, w2), -1), torch.stack((w1, w3), -1)
     return _fraction(high, low).flatten(-2)[..., :vocab_size]
@@ -126,6 +130,17 @@ def _fraction(high: Tensor, low: Tensor) -> Tensor:
     return value.clamp_(max=_BELOW_ONE)
 
 
+def _fraction_by_numpy(high: NDArray[np.uint64], low: NDArray[np.uint64]) -> NDArray[np.float32]:
+    """`_fraction` of words [2, N, n], two numbers side by side of every block: [N, n, 2]."""
+    value, rest = high.astype(np.float32), low.astype(np.float32)
+    value *= np.float32(2.0**-32)
+    rest += np.float32(0.5)
+    rest *= np.float32(2.0**-64)
+    value += rest
+    np.minimum(value, np.float32(_BELOW_ONE), out=value)
+    return np.ascontiguousarray(np.moveaxis(value, 0, -1))
+
+
 def _blocks(
     seed: Tensor, position: Tensor, iteration: int, stream: Stream, block: Tensor
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
@@ -134,7 +149,10 @@ def _blocks(
     `block` is int64 [n], of all addresses, or [*S, n].
     """
     if seed.device.type == "cpu":
-        return _blocks_by_numpy(seed, position, iteration, stream, block)
+        even, odd = _blocks_by_numpy(seed, position, iteration, stream, block)
+        words = torch.from_numpy(np.concatenate((even, odd)).view(np.int64))
+        w0, w2, w1, w3 = words.view(4, *seed.shape, block.shape[-1])
+        return w0, w1, w2, w3
     # The constant words stay small, so only the later rounds work on the full shape.
     one = torch.ones((1,) * block.ndim, dtype=torch.int64, device=block.device)
     key = ((seed & _MASK32).unsqueeze(-1), ((seed >> 32) & _MASK32).unsqueeze(-1))
@@ -144,10 +162,13 @@ def _blocks(
 
 def _blocks_by_numpy(
     seed: Tensor, position: Tensor, iteration: int, stream: Stream, block: Tensor
-) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+) -> tuple[NDArray[np.uint64], NDArray[np.uint64]]:
     """The same words: a hundred operations on a few numbers cost NumPy a fifth of what torch asks.
 
     Words 0 and 2 of the counter are multiplied, words 1 and 3 are not: each pair is one array.
+
+    Returns:
+        Words 0 and 2, and words 1 and 3: [2, N, n] of N addresses.
     """
     count = block.shape[-1]
     keys, positions = (
@@ -159,24 +180,21 @@ def _blocks_by_numpy(
     odd[0], odd[1] = positions, int(stream)
     mask, half = np.uint64(_MASK32), np.uint64(32)
     multipliers, weyl = (np.array(two, np.uint64)[:, None, None] for two in (_MULTIPLIERS, _WEYL))
+    rounds = np.arange(_ROUNDS, dtype=np.uint64)[:, None, None, None]
     # So many addresses at once that all ten rounds find their numbers in a core's own cache.
     step = max(1, _CACHED // max(1, count))
     for first in range(0, len(keys), step):
         part = slice(first, first + step)
         x, y = even[:, part], odd[:, part]
         key = np.stack((keys[part] & mask, keys[part] >> half))
-        for _ in range(_ROUNDS):
+        for key_of_round in (key + weyl * rounds) & mask:
             product = x * multipliers
             x = (product >> half)[::-1] ^ y
-            x ^= key
+            x ^= key_of_round
             product &= mask
             y = product[::-1]
-            key = (key + weyl) & mask
         even[:, part], odd[:, part] = x, y
-    w0, w2, w1, w3 = (
-        torch.from_numpy(word.view(np.int64)).view(*seed.shape, count) for word in (*even, *odd)
-    )
-    return w0, w1, w2, w3
+    return even, odd
 
 
 def gumbel(

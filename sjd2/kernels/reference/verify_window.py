@@ -190,10 +190,11 @@ def couple(
         # SJD: behind the accepted run every column is drawn again, whatever its draft was worth.
         behind, rejected = columns > run, columns == run
         rows, cols = _entries(behind)
-        redrawn = draws.choose(numerics.exp(log_p[rows, cols]), rows, cols, Stream.DRAFT)
+        redrawn = draws.choose(numerics.exp(_laws(log_p, rows, cols)), rows, cols, Stream.DRAFT)
         tokens = _replace(tokens, behind, rows, cols, redrawn)
     rows, cols = _entries(rejected)
-    residual = _residual(log_p[rows, cols], _log_q(window, rows, cols, log_p.shape[-1]))
+    log_q = _log_q(window, rows, cols, log_p.shape[-1])
+    residual = _residual(_laws(log_p, rows, cols), log_q)
     recovered = draws.choose(residual, rows, cols, Stream.RESIDUAL)
     return _replace(tokens, rejected, rows, cols, recovered), kept
 
@@ -217,7 +218,7 @@ def draft_log_probs(window: Window, vocab_size: int) -> Tensor:
 def _log_q(window: Window, rows: Tensor, columns: Tensor, vocab_size: int) -> Tensor:
     """The whole draft law of M columns, [M, V]."""
     kinds = window.kinds[rows, columns].unsqueeze(-1)
-    full = window.law[rows, stored_at(window)[rows, columns]]
+    full = _laws(window.law, rows, stored_at(window)[rows, columns])
     if _is_host(kinds) and bool((kinds == DraftKind.FULL).all()):
         return full
     token_ids = torch.arange(vocab_size, device=full.device)
@@ -226,6 +227,11 @@ def _log_q(window: Window, rows: Tensor, columns: Tensor, vocab_size: int) -> Te
     uniform = torch.full_like(full, -math.log(vocab_size))
     known = torch.where(kinds == DraftKind.UNIFORM, uniform, one_hot)
     return torch.where(kinds == DraftKind.FULL, full, known)
+
+
+def _laws(laws: Tensor, rows: Tensor, columns: Tensor) -> Tensor:
+    """`laws[rows, columns]` of laws [B, W, V]: whole rows are copied four times as fast so."""
+    return laws.flatten(0, 1).index_select(0, rows * laws.shape[1] + columns)
 
 
 def stored_at(window: Window) -> Tensor:
@@ -292,7 +298,7 @@ def _drawn_beside(
         entering = draws.choose_again(log_p[rows], rows, source[rows, columns])
     else:
         p = numerics.exp(log_p)
-        entering = draws.choose(p[rows], rows, source[rows, columns], Stream.DRAFT)
+        entering = draws.choose(p.index_select(0, rows), rows, source[rows, columns], Stream.DRAFT)
     return _replace(drafts, is_new, rows, columns, entering)
 
 
