@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import numpy as np
 import pytest
 import torch
 
 from sjd2.kernels import _philox
 from sjd2.kernels._philox import (
     Stream,
-    _blocks_by_numpy,
+    _blocks,
+    _fraction,
+    _fraction_by_numpy,
     fixed_gumbel,
     gumbel,
     philox4x32,
@@ -46,9 +49,20 @@ def test_numpy_gives_the_words_of_torch(rows: int, count: int) -> None:
     key = ((seed & 0xFFFFFFFF).unsqueeze(-1), (seed >> 32).unsqueeze(-1))
     counter = (block, position.unsqueeze(-1), 2**31 * one, int(Stream.RESIDUAL) * one)
     expected = philox4x32(counter, key)
-    found = _blocks_by_numpy(seed, position, 2**31, Stream.RESIDUAL, block)
+    found = _blocks(seed, position, 2**31, Stream.RESIDUAL, block)
     for ours, theirs in zip(found, expected, strict=True):
         assert torch.equal(ours, theirs.expand_as(ours))
+
+
+def test_numpy_gives_the_fractions_of_torch() -> None:
+    """Kills: odd and even tokens exchanged, the low words taken for the high ones, no clamp."""
+    seed, position = torch.randint(2**62, (9,)), torch.randint(2**31, (9,))
+    w0, w1, w2, w3 = _blocks(seed, position, 3, Stream.DRAFT, torch.arange(50) + 4)
+    even, odd = _fraction(w0, w1), _fraction(w2, w3)
+    expected = torch.stack((even, odd), dim=-1).flatten(1)
+    assert torch.equal(uniform(seed, position, 3, Stream.DRAFT, 99, 8), expected[:, :99])
+    largest = np.full((2, 1, 1), 2**32 - 1, np.uint64)
+    assert _fraction_by_numpy(largest, largest).max() < 1
 
 
 def addresses(count: int) -> tuple[torch.Tensor, torch.Tensor]:

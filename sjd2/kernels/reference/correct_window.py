@@ -16,6 +16,7 @@ from torch.nn import functional as F
 from sjd2.kernels.reference.verify_window import (
     PhiloxDraws,
     couple,
+    entries_of,
     force,
     grammar_at,
     same_seed,
@@ -56,13 +57,13 @@ def correct_window(
 ) -> Window:
     """Eager twin of `sjd2.kernels.correct_window`; see there for the arguments."""
     rows, at = torch.arange(len(seed), device=seed.device)[:, None], stored_at(scored)
-    now = activate_window(state[rows, at], tokens, shifts, position=position, grammar=grammar)
-    moved = (now - seen[rows, at]) @ shifts.output.T
-    scores = scored.law[rows, at] + moved
+    was, state, law = (entries_of(stored, rows, at) for stored in (seen, state, scored.law))
+    now = activate_window(state, tokens, shifts, position=position, grammar=grammar)
+    scores = law + (now - was) @ shifts.output.T
     if grammar is not None:
         # A forced column has no law that could be corrected, nor has what entered beside one.
         beside = grammar_at(grammar, position - scored.offset, scored.law.shape[1])
-        token_ids = torch.arange(moved.shape[-1], device=scores.device)
+        token_ids = torch.arange(law.shape[-1], device=scores.device)
         stays = torch.where(token_ids == window.tokens.unsqueeze(-1), 0.0, -torch.inf)
         scores = torch.where((beside.gather(1, at) >= 0).unsqueeze(-1), stays, scores)
     log_q = torch.log_softmax(scores, dim=-1)

@@ -190,11 +190,12 @@ def couple(
         # SJD: behind the accepted run every column is drawn again, whatever its draft was worth.
         behind, rejected = columns > run, columns == run
         rows, cols = _entries(behind)
-        redrawn = draws.choose(numerics.exp(_laws(log_p, rows, cols)), rows, cols, Stream.DRAFT)
+        p = numerics.exp(entries_of(log_p, rows, cols))
+        redrawn = draws.choose(p, rows, cols, Stream.DRAFT)
         tokens = _replace(tokens, behind, rows, cols, redrawn)
     rows, cols = _entries(rejected)
     log_q = _log_q(window, rows, cols, log_p.shape[-1])
-    residual = _residual(_laws(log_p, rows, cols), log_q)
+    residual = _residual(entries_of(log_p, rows, cols), log_q)
     recovered = draws.choose(residual, rows, cols, Stream.RESIDUAL)
     return _replace(tokens, rejected, rows, cols, recovered), kept
 
@@ -218,7 +219,7 @@ def draft_log_probs(window: Window, vocab_size: int) -> Tensor:
 def _log_q(window: Window, rows: Tensor, columns: Tensor, vocab_size: int) -> Tensor:
     """The whole draft law of M columns, [M, V]."""
     kinds = window.kinds[rows, columns].unsqueeze(-1)
-    full = _laws(window.law, rows, stored_at(window)[rows, columns])
+    full = entries_of(window.law, rows, stored_at(window)[rows, columns])
     if _is_host(kinds) and bool((kinds == DraftKind.FULL).all()):
         return full
     token_ids = torch.arange(vocab_size, device=full.device)
@@ -229,9 +230,10 @@ def _log_q(window: Window, rows: Tensor, columns: Tensor, vocab_size: int) -> Te
     return torch.where(kinds == DraftKind.FULL, full, known)
 
 
-def _laws(laws: Tensor, rows: Tensor, columns: Tensor) -> Tensor:
-    """`laws[rows, columns]` of laws [B, W, V]: whole rows are copied four times as fast so."""
-    return laws.flatten(0, 1).index_select(0, rows * laws.shape[1] + columns)
+def entries_of(stored: Tensor, rows: Tensor, columns: Tensor) -> Tensor:
+    """`stored[rows, columns]` of a tensor [B, W, N]: copies of whole rows, four times as fast."""
+    at = rows * stored.shape[1] + columns
+    return stored.flatten(0, 1).index_select(0, at.flatten()).view(*at.shape, stored.shape[2])
 
 
 def stored_at(window: Window) -> Tensor:
