@@ -149,9 +149,10 @@ def _blocks(
     `block` is int64 [n], of all addresses, or [*S, n].
     """
     if seed.device.type == "cpu":
-        even, odd = _blocks_by_numpy(seed, position, iteration, stream, block)
-        words = torch.from_numpy(np.concatenate((even, odd)).view(np.int64))
-        w0, w2, w1, w3 = words.view(4, *seed.shape, block.shape[-1])
+        (w0, w2), (w1, w3) = (
+            torch.from_numpy(words.view(np.int64)).view(2, *seed.shape, block.shape[-1])
+            for words in _blocks_by_numpy(seed, position, iteration, stream, block)
+        )
         return w0, w1, w2, w3
     # The constant words stay small, so only the later rounds work on the full shape.
     one = torch.ones((1,) * block.ndim, dtype=torch.int64, device=block.device)

@@ -110,7 +110,7 @@ def verify_window(
     """Eager twin of `sjd2.kernels.verify_window`; see there for the arguments."""
     forced = None if grammar is None else grammar_at(grammar, position, logits.shape[1])
     log_p = target_log_probs(logits, rules, forced)
-    # Same-seed noise must not depend on when a column is decided, only on where it stands.
+    # In same-seed mode what enters must not depend on when either, only on where it stands.
     draws = PhiloxDraws(seed, position, 0 if rules.verify == "gumbel" else iteration)
     return decide(
         log_p,
@@ -297,7 +297,7 @@ def _drawn_beside(
     if rules.verify == "greedy":
         entering = log_p.argmax(dim=-1)[rows]
     elif rules.verify == "gumbel":
-        entering = draws.choose_again(log_p[rows], rows, source[rows, columns])
+        entering = draws.choose_again(log_p.index_select(0, rows), rows, source[rows, columns])
     else:
         p = numerics.exp(log_p)
         entering = draws.choose(p.index_select(0, rows), rows, source[rows, columns], Stream.DRAFT)
