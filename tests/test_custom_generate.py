@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 import torch
+from transformers import DynamicCache
 
 import sjd2
 from tests.family_models import EMU3, LUMINA, tiny_chameleon, tiny_emu3
@@ -47,7 +48,7 @@ def test_the_callable_takes_the_mode_and_the_size() -> None:
         ({"generation_mode": "text"}, "generation_mode='text'"),
         ({"decoding": sjd2.DecodingConfig(method="sjd2")}, "adapter"),
         ({"max_new_tokens": 4}, "max_new_tokens=4"),
-        ({"max_time": 1.0}, "MaxTimeCriteria"),
+        ({"output_attentions": True}, "output_attentions"),
     ],
 )
 def test_the_callable_refuses_what_it_cannot_honour(options: dict[str, Any], message: str) -> None:
@@ -56,14 +57,17 @@ def test_the_callable_refuses_what_it_cannot_honour(options: dict[str, Any], mes
         EMU3.draw(tiny_emu3(), custom_generate=sjd2.generate, **{"max_new_tokens": 50, **options})
 
 
-def test_the_callable_refuses_a_filled_cache_and_a_text_prompt() -> None:
+def test_the_callable_goes_on_from_a_cache_and_refuses_a_text_prompt() -> None:
     """Kills: a continuation that reads the prompt twice; words drawn as pixels."""
     model = tiny_emu3()
     ids, _ = EMU3.prompts(1)
-    cache = model(ids[:, :3], use_cache=True).past_key_values
+    cache = DynamicCache(config=model.config)
+    with torch.no_grad():
+        model(ids[:, :-1], use_cache=True, past_key_values=cache)
     options = {"custom_generate": sjd2.generate, "max_new_tokens": 50}
-    with pytest.raises(ValueError, match=r"past_key_values|cache"):
-        model.generate(ids, past_key_values=cache, **options)
+    expected = model.generate(ids, seed=1, **options)
+    assert torch.equal(model.generate(ids, past_key_values=cache, seed=1, **options), expected)
+    assert sjd2.decoding_stats(model).prefill_passes == 0
     with pytest.raises(ValueError, match="image-start token"):
         model.generate(ids[:, :3], **options)
     with pytest.raises(TypeError, match="DecodingConfig"):

@@ -7,10 +7,10 @@ It knows nothing of windows or verification; the sampler knows no family by name
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
 from functools import lru_cache
-from typing import Any, Protocol, runtime_checkable
+from typing import Any, NamedTuple, Protocol, runtime_checkable
 
 import torch
 from PIL import Image
@@ -39,6 +39,14 @@ class PlacedProcessor(Protocol):
         """
 
 
+class Past(NamedTuple):
+    """What of the conditional prompts is cached already; every row's own entries first."""
+
+    keys: tuple[Tensor, ...]  # of every layer, [B, H, P, D]
+    values: tuple[Tensor, ...]
+    lengths: Tensor  # int64 [B], entries of every row
+
+
 @dataclass(frozen=True)
 class Prompt:
     """The contexts that pictures are drawn under, one row per image.
@@ -52,6 +60,7 @@ class Prompt:
     pad_id: int  # what they are padded with
     # int64 [V], what processors know the image tokens as; None where images have ids of their own.
     vocabulary: Tensor | None = None
+    past: Past | None = None  # what stands before `embeddings`
 
 
 @dataclass(frozen=True)
@@ -73,8 +82,12 @@ class Request:
     prompt: Prompt
     sampling: Sampling
     finish: Callable[[Tensor], Any]  # tokens int64 [B, N] -> what `generate` returns
-    # Told of int64 [B, n], the tokens that all pictures have so far, as they become more.
-    follow: Callable[[Tensor], None] | None = None
+    # Told of int64 [B, n], the tokens that all pictures have so far, as they become more; says
+    # whether to go on.
+    follow: Callable[[Tensor], bool] | None = None
+    # Filled in before `follow` is told: float32 [B, length, V] of "scores", the log-probabilities
+    # that every token is drawn by, and of "logits", the model's own for the conditional rows.
+    laws: Mapping[str, Tensor] = field(default_factory=dict)
 
     @property
     def images(self) -> int:

@@ -75,7 +75,7 @@ def unpadded(prompts: Tensor, mask: Tensor) -> tuple[Tensor, Tensor]:
     """Move every row's own tokens to the front.
 
     Args:
-        prompts: [B, L] or [B, L, D], padded on the left.
+        prompts: [B, L] or [B, L, ...], padded on the left.
         mask: bool [B, L].
 
     Returns:

@@ -16,16 +16,25 @@ from PIL import Image
 from torch import Tensor, nn
 from torch.nn import functional as F
 from transformers import Cache, GenerationConfig
-from transformers.generation import GenerateDecoderOnlyOutput
+from transformers.generation import EosTokenCriteria
 
-from sjd2.models.base import PlacedProcessor, Prompt, Request, check_attention, run_backbone
+from sjd2.models.base import (
+    Past,
+    PlacedProcessor,
+    Prompt,
+    Request,
+    check_attention,
+    run_backbone,
+)
 from sjd2.models.checks import check_room, checked_ids, checked_sampling, unpadded
 from sjd2.models.layout import Layout, one_size
 from sjd2.models.processors import InVocabulary, Steps, taken_apart
 from sjd2.models.stock import (
+    Lockstep,
     OtherGenerationError,
-    Streaming,
     check_limit,
+    laws_for,
+    past_of,
     refuse_arguments,
     refuse_settings,
     sets_length,
@@ -231,19 +240,19 @@ class DecoderOnly:
         Args:
             input_ids: int [B, L], expanded for `num_return_sequences`.
             logits_processor: guidance, processors and warpers.
-            stopping_criteria: what else would end the text.
+            stopping_criteria: what ends the text, or the picture before it is whole.
             generation_config: every setting.
             attention_mask: [B, L], None where nothing is padded.
             image_sizes: (height, width) of every picture in tokens, or None.
             inputs_embeds: float [B, L, D], fed in place of the ids, or None.
             streamer: of transformers, or None.
-            **rest: what else would go to the model.
+            **rest: what else would go to the model, such as a cache of the prompts.
 
         Raises:
             OtherGenerationError: beam search and the like.
             ValueError: something that cannot be honoured.
         """
-        refuse_settings(generation_config, stopping_criteria, rest)
+        refuse_settings(generation_config, rest)
         input_ids, mask = checked_ids(input_ids, attention_mask, self.model.device, self.vocabulary)
         layout = self._checked_layout(input_ids, image_sizes)
         check_limit("max_new_tokens", generation_config.max_new_tokens, layout.length)
@@ -257,18 +266,25 @@ class DecoderOnly:
             top_p=steps.top_p,
             processors=self._others(steps, input_ids),
         )
-        prompt = self._prompt(input_ids, mask, inputs_embeds, steps.guidance, generation_config)
+        past = past_of(rest, mask, self.backbone.config.num_hidden_layers)
+        prompt = self._prompt(
+            input_ids, mask, inputs_embeds, steps.guidance, generation_config, past
+        )
         if self._has_plain_head:
             self._head_rows = self._rows_of_head()
-        ids, returns_dict = self.ids, bool(generation_config.return_dict_in_generate)
-
-        def finish(tokens: Tensor) -> Tensor | GenerateDecoderOnlyOutput:
-            sequences = torch.cat((input_ids, ids[tokens].to(input_ids.dtype)), dim=1)
-            return GenerateDecoderOnlyOutput(sequences=sequences) if returns_dict else sequences
-
-        if streamer is None:
-            return Request(prompt, sampling, finish)
-        return Request(prompt, sampling, finish, Streaming(streamer, input_ids, ids, self.length))
+        # A picture is drawn to its end, also where a token of its grammar would end a text.
+        ends = [one for one in stopping_criteria if isinstance(one, EosTokenCriteria)]
+        lockstep = Lockstep(
+            input_ids,
+            self.length,
+            generation_config,
+            laws_for(generation_config, len(input_ids), self.length, len(self.ids), mask.device),
+            streamer,
+            [one for one in stopping_criteria if one not in ends],
+            words=(self.ids, self.vocabulary),
+            pad_id=prompt.pad_id if ends else None,
+        )
+        return lockstep.request(prompt, sampling)
 
     def _draws(self, input_ids: Any) -> bool:
         """Whether a call asks for pictures, by its prompts.
@@ -322,6 +338,7 @@ class DecoderOnly:
         inputs_embeds: Tensor | None,
         guidance: Any,
         config: GenerationConfig,
+        past: Past | None,
     ) -> Prompt:
         """Embed the prompts, unpadded; with guidance append what they are compared with."""
         embed = self.model.get_input_embeddings()
@@ -332,7 +349,8 @@ class DecoderOnly:
                 f"inputs_embeds: shape {tuple(inputs_embeds.shape)}, but input_ids have "
                 f"{tuple(input_ids.shape)}; both are needed, and alike"
             )
-        embeddings, lengths = unpadded(inputs_embeds, mask)
+        cached = 0 if past is None else past.keys[0].shape[2]
+        embeddings, lengths = unpadded(inputs_embeds[:, cached:], mask[:, cached:])
         if guidance is not None:
             other, other_lengths = unpadded(*self._unconditional(input_ids, guidance))
             width = max(embeddings.shape[1], other.shape[1])
@@ -342,7 +360,7 @@ class DecoderOnly:
             embeddings, lengths = torch.cat(pair), torch.cat((lengths, other_lengths))
         pad = config.pad_token_id
         pad = pad[0] if isinstance(pad, list) else pad
-        return Prompt(embeddings, lengths, input_ids, pad or 0, self.ids)
+        return Prompt(embeddings, lengths, input_ids, pad or 0, self.ids, past)
 
     def _unconditional(self, input_ids: Tensor, guidance: Any) -> tuple[Tensor, Tensor]:
         """Negative prompts, or the family's own, one per picture, and their mask."""

@@ -10,7 +10,7 @@ import torch
 from PIL import Image
 from torch import Tensor
 from transformers import Cache, GenerationConfig, JanusForConditionalGeneration
-from transformers.generation import GenerateDecoderOnlyOutput, GenerationMode
+from transformers.generation import GenerationMode
 
 from sjd2.models.base import (
     LogitsProcessor,
@@ -21,6 +21,7 @@ from sjd2.models.base import (
     run_backbone,
 )
 from sjd2.models.checks import check_room, checked_ids, checked_sampling, unpadded
+from sjd2.models.stock import Lockstep, laws_for
 
 # Settings of transformers' GenerationConfig that image generation reads here.
 _HONOURED = {
@@ -32,6 +33,8 @@ _HONOURED = {
     "max_length",
     "max_new_tokens",
     "num_return_sequences",
+    "output_logits",
+    "output_scores",
     "pad_token_id",
     "return_dict_in_generate",
     "temperature",
@@ -110,9 +113,14 @@ class Janus:
         inputs: Tensor | None = None,
         attention_mask: Tensor | None = None,
         logits_processor: list[LogitsProcessor] | None = None,
+        stopping_criteria: Sequence[Any] | None = None,
+        streamer: Any = None,
         **kwargs: Any,
     ) -> Request | None:
-        """See `ImageModel`. The signature is that of upstream's `generate`."""
+        """See `ImageModel`. The signature is that of upstream's `generate`, and two things more.
+
+        A streamer and stopping criteria get the prompts, and behind them image tokens.
+        """
         if kwargs.pop("generation_mode", "text") != "image":
             return None
         given = kwargs.pop("generation_config", None)
@@ -140,14 +148,10 @@ class Janus:
         input_ids = input_ids.repeat_interleave(repeats, dim=0)
         attention_mask = attention_mask.repeat_interleave(repeats, dim=0)
         prompt = self._prompt(input_ids, attention_mask, config, sampling.guidance_scale)
-
-        def finish(tokens: Tensor) -> Tensor | GenerateDecoderOnlyOutput:
-            tokens = tokens.to(input_ids.dtype)
-            if config.return_dict_in_generate:
-                return GenerateDecoderOnlyOutput(sequences=tokens)
-            return tokens
-
-        return Request(prompt, sampling, finish)
+        laws = laws_for(config, len(input_ids), self.length, self.vocab_size, input_ids.device)
+        criteria = stopping_criteria or ()
+        lockstep = Lockstep(input_ids, self.length, config, laws, streamer, criteria)
+        return lockstep.request(prompt, sampling)
 
     def _prompt(
         self, input_ids: Tensor, mask: Tensor, config: GenerationConfig, guidance_scale: float

@@ -9,6 +9,7 @@ from torch import Tensor
 from transformers import Cache
 
 from sjd2.kernels import kv_append, kv_compact, kv_truncate
+from sjd2.models.base import Past
 
 
 class WindowCache(Cache):
@@ -33,6 +34,18 @@ class WindowCache(Cache):
         # Host-side bound on the longest row and window: attention reads no further.
         self._longest = 0
         self._extent = 0
+
+    def fill(self, past: Past) -> None:
+        """Start with entries that others have computed, of the first rows."""
+        cached, length = past.keys[0].shape[0], past.keys[0].shape[2]
+        for stored, given in ((self.keys, past.keys), (self.values, past.values)):
+            for states in given:
+                rows, heads, _, dimensions = states.shape
+                room = states.new_zeros(len(self.lengths), heads, self.capacity, dimensions)
+                room[:rows, :, :length] = states
+                stored.append(room)
+        self.lengths[:cached] = past.lengths
+        self._longest = length
 
     def open_window(self, width: int) -> tuple[Tensor, Tensor]:
         """Prepare to write `width` entries behind every row.

@@ -34,6 +34,7 @@ from sjd2.models.adapter import Adapter, Gate
 from sjd2.models.base import ImageModel, PlacedProcessor, Prompt, Request, Sampling
 from sjd2.models.corrector import Corrector
 from sjd2.sampler.correction import Correction
+from sjd2.sampler.laws import keep_laws
 from sjd2.sampler.noise import Trajectory
 from sjd2.sampler.published import verify_as_published
 from sjd2.sampler.state import DecodingState
@@ -86,7 +87,7 @@ def decode(
     is_exact = config.exact or adapter is None
     backend = select(config.backend if is_exact else "eager", device)
     rules = rules_of(config, sampling)
-    recorder = Recorder(len(seeds), model.length, trace=config.trace)
+    recorder = Recorder(len(seeds), trace=config.trace)
     settle_every = 1 if device.type == "cpu" else _SETTLE_EVERY
     bar = tqdm(total=len(seeds) * model.length, unit="tok", disable=not config.progress)
     denoising = nullcontext(Gate()) if adapter is None else adapter.attached(model.backbone)
@@ -111,9 +112,9 @@ def decode(
             if state.iteration == 1:
                 slots = torch.cat((first_slot, slots[:, 1:]), dim=1)
             hidden = _forward(model, slots, state)
-            logits = model.logits(hidden)
+            logits = raw = model.logits(hidden)
             if sampling.processors:
-                logits = _process(logits, state, prompt, sampling)
+                logits = _process(raw, state, prompt, sampling)
             at: dict[str, Any] = {
                 "seed": state.seed,
                 "position": state.position,
@@ -127,6 +128,8 @@ def decode(
             else:
                 verdict = verify_as_published(logits, state.window, rules, state.noise, **at)
             recorder.record(state.rows, verdict)
+            if request.laws:
+                keep_laws(request.laws, state, verdict, raw, logits, rules, model.grammar)
             if observe is not None:
                 observe(Iteration(state, slots, hidden, logits, verdict))
             if correction is not None:
@@ -137,8 +140,9 @@ def decode(
                 pace = committed / len(seeds) / recorder.iterations
                 bar.set_postfix_str(f"{pace:.1f} tokens per forward", refresh=False)
                 bar.update(committed - bar.n)
-                if request.follow is not None:
-                    request.follow(state.tokens[:, : state.complete])
+                follow = request.follow
+                if follow is not None and not follow(state.tokens[:, : state.complete]):
+                    break
 
     stats = recorder.stats(
         _method(config, adapter),

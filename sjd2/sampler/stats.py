@@ -87,12 +87,11 @@ class Recorder:
 
     Args:
         images: pictures of the call.
-        length: tokens in a picture.
         trace: also keep the iteration at which every token was committed.
     """
 
-    def __init__(self, images: int, length: int, *, trace: bool) -> None:
-        self.images, self.length, self.trace = images, length, trace
+    def __init__(self, images: int, *, trace: bool) -> None:
+        self.images, self.trace = images, trace
         self.iterations = 0
         self._rows: list[Tensor] = []
         self._accept_lengths: list[Tensor] = []
@@ -119,7 +118,7 @@ class Recorder:
                     lengths[row].append(tokens)
         # One slot verifies nothing: its draft may coincide with the draw, but saves no forward.
         accepted = 0 if method == "ar" else int(torch.cat(self._accepted).sum())
-        tokens = self.images * self.length
+        tokens = sum(map(sum, lengths))
         return DecodingStats(
             method=method,
             backend=backend,

@@ -8,8 +8,6 @@ import pytest
 import torch
 from transformers import (
     LogitsProcessorList,
-    MaxTimeCriteria,
-    StoppingCriteriaList,
     UnbatchedClassifierFreeGuidanceLogitsProcessor,
 )
 
@@ -33,12 +31,9 @@ REFUSALS = [
     ({"top_p": -0.5}, "top_p"),
     ({"guidance_scale": 0.5}, "guidance_scale"),
     ({"guidance_scale": float("nan")}, "guidance_scale"),
-    ({"output_scores": True, "return_dict_in_generate": True}, "output_scores"),
-    ({"output_logits": True, "return_dict_in_generate": True}, "output_logits"),
+    ({"output_hidden_states": True, "return_dict_in_generate": True}, "output_hidden_states"),
     ({"output_attentions": True, "return_dict_in_generate": True}, "output_attentions"),
     ({"stop_strings": ["."], "tokenizer": object()}, "stop_strings"),
-    ({"stopping_criteria": StoppingCriteriaList([MaxTimeCriteria(9.0)])}, "MaxTimeCriteria"),
-    ({"max_time": 3.0}, "MaxTimeCriteria"),
     ({"max_new_tokens": 5}, r"max_new_tokens=5: a picture always has \d+ tokens"),
     ({"max_length": 12}, r"max_length=12: a picture always has \d+ tokens"),
     ({"cache_implementation": "offloaded"}, "cache_implementation"),
