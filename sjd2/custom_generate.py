@@ -78,7 +78,7 @@ def generate(
         model: a supported transformers model; nothing is set on it.
         input_ids: int64 [B, L], and the next three: as transformers' `generate` prepares them.
         logits_processor: guidance, processors and warpers.
-        stopping_criteria: end of sequence and greatest length; others are refused.
+        stopping_criteria: asked at every step; a picture does not end by an end-of-text token.
         generation_config: every setting.
         decoding: how to decode; None is `DecodingConfig()`. Method "sjd2" needs an adapter, hence
             `accelerate`.

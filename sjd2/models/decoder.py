@@ -28,12 +28,11 @@ from sjd2.models.base import (
 )
 from sjd2.models.checks import check_room, checked_ids, checked_sampling, unpadded
 from sjd2.models.layout import Layout, one_size
+from sjd2.models.lockstep import Lockstep, laws_for
 from sjd2.models.processors import InVocabulary, Steps, taken_apart
 from sjd2.models.stock import (
-    Lockstep,
     OtherGenerationError,
     check_limit,
-    laws_for,
     past_of,
     refuse_arguments,
     refuse_settings,

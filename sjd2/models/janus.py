@@ -21,7 +21,7 @@ from sjd2.models.base import (
     run_backbone,
 )
 from sjd2.models.checks import check_room, checked_ids, checked_sampling, unpadded
-from sjd2.models.stock import Lockstep, laws_for
+from sjd2.models.lockstep import Lockstep, laws_for
 
 # Settings of transformers' GenerationConfig that image generation reads here.
 _HONOURED = {
