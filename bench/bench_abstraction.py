@@ -26,7 +26,7 @@ import sjd2
 from sjd2.models import family_of
 from sjd2.sampler import decode
 
-CODES, WINDOW, TOP_K = 16384, 32, 2000
+CODES, WINDOW = 16384, 32
 # Layers, hidden size, inner size, heads.
 SHAPES = {"110m": (12, 768, 3072, 12), "janus-pro-1b": (24, 2048, 5632, 16)}
 
@@ -100,7 +100,9 @@ class Timed:
         return result
 
 
-def measure(shape: str, tokens: int, guidance: float, is_corrected: bool) -> dict[str, float]:
+def measure(
+    shape: str, tokens: int, guidance: float, is_corrected: bool, top_k: int
+) -> dict[str, float]:
     """Draw one picture's first tokens; medians over the iterations with a full window."""
     model = build(shape)
     corrector = None
@@ -113,7 +115,7 @@ def measure(shape: str, tokens: int, guidance: float, is_corrected: bool) -> dic
         generation_mode="image",
         do_sample=True,
         guidance_scale=guidance,
-        top_k=TOP_K,
+        top_k=top_k,
     )
     family.family.length = tokens
     marks: list[tuple[int, float, float]] = []
@@ -142,6 +144,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--shape", choices=SHAPES, action="append", help="default: all")
     parser.add_argument("--tokens", type=int, default=160, help="of a picture (default: 160)")
+    parser.add_argument("--top-k", type=int, default=2000, help="0 is all (default: 2000)")
     parser.add_argument("--json", type=Path, help="takes the figures")
     given = parser.parse_args()
     rows = []
@@ -149,7 +152,7 @@ def main() -> None:
     print("|---|---|---|---|---|---|")
     for shape in given.shape or SHAPES:
         for guidance, is_corrected in ((1.0, False), (5.0, False), (5.0, True)):
-            row = measure(shape, given.tokens, guidance, is_corrected)
+            row = measure(shape, given.tokens, guidance, is_corrected, given.top_k)
             rows.append({"shape": shape, "guidance": guidance, "corrector": is_corrected, **row})
             print(
                 f"| {shape} | {guidance:g} | {'2 passes' if is_corrected else ''} | "
@@ -165,7 +168,7 @@ def main() -> None:
             "threads": torch.get_num_threads(),
             "codes": CODES,
             "window": WINDOW,
-            "top_k": TOP_K,
+            "top_k": given.top_k,
         }
         given.json.write_text(json.dumps({**about, "rows": rows}, indent=1) + "\n")
 

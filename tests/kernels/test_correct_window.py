@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 from dataclasses import replace
 from itertools import pairwise
 from typing import Any
@@ -117,6 +118,28 @@ def test_corrections_start_from_the_law_of_the_forward(
 ) -> None:
     """Kills: guidance or temperature left out, or applied to what has been corrected already."""
     agree(70, 4, 2, where=device, rules=replace(Rules(), **changes))
+
+
+def test_corrections_of_a_shortlist_are_those_of_the_twin(device: str) -> None:
+    """Kills: a list that differs from what the kernel leaves by multiplying with all."""
+    agree(257, 4, 2, where=device, rules=Rules(top_k=2, top_p=0.99))
+
+
+def test_a_shortlist_corrects_the_same_laws(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What a small top-k leaves is listed; the laws are those of the product with all weights.
+
+    Kills: a list of another image or column; what top-k has cut off brought back.
+    """
+    twin = importlib.import_module("sjd2.kernels.reference.correct_window")
+    for rules in (Rules(top_k=3), Rules(top_k=3, verify="gumbel", guidance_scale=2.0)):
+        listed = corrections(reference, 400, 5, 3, "cpu", rules, grammar={1: 3, 4: 399})
+        monkeypatch.setattr(twin, "_SHORTLIST", 0)
+        multiplied = corrections(reference, 400, 5, 3, "cpu", rules, grammar={1: 3, 4: 399})
+        monkeypatch.undo()
+        for ours, theirs in zip(listed, multiplied, strict=True):
+            assert torch.equal(ours.tokens, theirs.tokens)
+            torch.testing.assert_close(ours.law, theirs.law, rtol=2e-5, atol=2e-5)
+            assert ((ours.law > -torch.inf).sum(dim=-1) <= 3).all()
 
 
 def test_forced_tokens_are_left_alone(device: str) -> None:

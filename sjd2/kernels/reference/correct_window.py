@@ -19,10 +19,14 @@ from sjd2.kernels.reference.verify_window import (
     entries_of,
     force,
     grammar_at,
+    is_host,
     same_seed,
     stored_at,
 )
 from sjd2.kernels.types import CORRECTIONS, DraftKind, Rules, Shifts, Window
+
+# Share of the vocabulary up to which what top-k leaves is listed (docs/ablation.md).
+_SHORTLIST = 1 / 64
 
 
 def activate_window(
@@ -59,7 +63,7 @@ def correct_window(
     rows, at = torch.arange(len(seed), device=seed.device)[:, None], stored_at(scored)
     was, state, law = (entries_of(stored, rows, at) for stored in (seen, state, scored.law))
     now = activate_window(state, tokens, shifts, position=position, grammar=grammar)
-    scores = law + (now - was) @ shifts.output.T
+    scores = _shifted(law, now - was, shifts.output, rules.top_k)
     if grammar is not None:
         # A forced column has no law that could be corrected, nor has what entered beside one.
         beside = grammar_at(grammar, position - scored.offset, scored.law.shape[1])
@@ -77,6 +81,25 @@ def correct_window(
     slots = torch.cat((window.slots[:, :1], drafts), dim=1)
     kinds = torch.full_like(window.kinds, int(DraftKind.FULL))
     return force(Window(slots, kinds, log_q, torch.zeros_like(position)), position, grammar)
+
+
+def _shifted(law: Tensor, change: Tensor, output: Tensor, top_k: int) -> Tensor:
+    """`law + change @ output^T`: laws [B, W, V], changes [B, W, r], weights [V, r].
+
+    A small top-k leaves few tokens of a large vocabulary. They are listed then, and only their
+    weights are gathered; gathering many would take longer than to multiply with all.
+    """
+    vocab = law.shape[-1]
+    if not is_host(law) or not 0 < top_k <= _SHORTLIST * vocab:
+        return law + change @ output.T
+    scores = law.clone()
+    # Image by image, or what is gathered leaves the cache.
+    for flat, changes in zip(scores.view(len(law), -1), change, strict=True):
+        listed = (flat > -torch.inf).nonzero().squeeze(1)
+        column, token = listed // vocab, listed % vocab
+        products = changes.index_select(0, column).mul_(output.index_select(0, token))
+        flat.index_add_(0, listed, products.sum(dim=-1).to(flat.dtype))
+    return scores
 
 
 def activation(state: Tensor, rows: Tensor, features: Tensor) -> Tensor:

@@ -75,7 +75,7 @@ class PhiloxDraws:
     def choose_again(self, log_p: Tensor, rows: Tensor, columns: Tensor) -> Tensor:
         """See `Draws`. One race: the noise is every token's own, so that drafts win again."""
         seeds, positions = self.seed[rows], self.position[rows] + columns
-        if _is_host(log_p):
+        if is_host(log_p):
             # Most of a filtered law is impossible, and noise is what takes the time.
             possible = log_p != -torch.inf
             if possible.sum() < _SPARSE * possible.numel():
@@ -220,7 +220,7 @@ def _log_q(window: Window, rows: Tensor, columns: Tensor, vocab_size: int) -> Te
     """The whole draft law of M columns, [M, V]."""
     kinds = window.kinds[rows, columns].unsqueeze(-1)
     full = entries_of(window.law, rows, stored_at(window)[rows, columns])
-    if _is_host(kinds) and bool((kinds == DraftKind.FULL).all()):
+    if is_host(kinds) and bool((kinds == DraftKind.FULL).all()):
         return full
     token_ids = torch.arange(vocab_size, device=full.device)
     is_draft = token_ids == window.tokens[rows, columns].unsqueeze(-1)
@@ -247,7 +247,7 @@ def _residual(log_p: Tensor, log_q: Tensor) -> Tensor:
     p = numerics.exp(log_p)
     residual = (p - numerics.exp(log_q)).clamp_(min=0)
     exhausted = residual.amax(dim=-1, keepdim=True) == 0
-    if _is_host(exhausted) and not exhausted.any():
+    if is_host(exhausted) and not exhausted.any():
         return residual
     return torch.where(exhausted, p, residual)
 
@@ -341,13 +341,13 @@ def _entries(mask: Tensor) -> tuple[Tensor, Tensor]:
     Work is saved by listing them on a CPU. A GPU would have to tell the host how many there are, so
     there every entry is listed, and the caller masks what it writes.
     """
-    if not _is_host(mask):
+    if not is_host(mask):
         return _all_entries(mask)
     rows, columns = mask.nonzero(as_tuple=True)
     return rows, columns
 
 
-def _is_host(tensor: Tensor) -> bool:
+def is_host(tensor: Tensor) -> bool:
     """Whether the host can look into a tensor without waiting for a device."""
     return tensor.device.type == "cpu"
 
