@@ -34,12 +34,13 @@ def drop_below(x: Tensor, cut: Tensor) -> Tensor:
     """Minus infinity for what is below the cut, which broadcasts; NaN stays."""
     if not _is_here(x):
         return x.masked_fill(x < cut, -torch.inf)
-    # By arithmetic, which is done by vectors, and a choice is not: plus the logarithm of 1 or 0.
+    # By arithmetic, which is done by vectors, and a choice is not: plus 0, or what overflows.
     values = x.numpy()
-    kept = (~(values < cut.numpy())).astype(values.dtype)
-    with np.errstate(divide="ignore"):
-        np.log(kept, out=kept)
-    return torch.from_numpy(np.add(values, kept, out=kept))
+    dropped = (values < cut.numpy()).astype(values.dtype)
+    with np.errstate(over="ignore"):
+        dropped *= np.finfo(values.dtype).min
+        dropped *= 2
+    return torch.from_numpy(np.add(values, dropped, out=dropped))
 
 
 def kth_largest(x: Tensor, k: int) -> Tensor:
