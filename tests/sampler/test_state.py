@@ -87,7 +87,7 @@ def test_an_iteration_reads_nothing_back(
     at = {"seed": state.seed, "position": state.position, "iteration": 1, "length": 12}
     expected = verify_window(logits, state.window, rules, grammar=model.grammar, **at)
     twin = sys.modules[reference.verify_window.__module__]
-    monkeypatch.setattr(twin, "_is_host", lambda tensor: False)
+    monkeypatch.setattr(twin, "is_host", lambda tensor: False)
     with NoReadback():
         verdict = verify_window(logits, state.window, rules, grammar=model.grammar, **at)
         state.cache.open_window(6)
