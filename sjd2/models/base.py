@@ -7,7 +7,8 @@ It knows nothing of windows or verification; the sampler knows no family by name
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import lru_cache
 from typing import Any, NamedTuple, Protocol, runtime_checkable
@@ -148,14 +149,29 @@ def run_backbone(
     backbone: Any, embeddings: Tensor, positions: Tensor, mask: Tensor, cache: Cache
 ) -> Tensor:
     """One forward of a transformers decoder; arguments and result as `ImageModel.hidden`."""
-    hidden: Tensor = backbone(
-        inputs_embeds=embeddings,
-        attention_mask=mask_for(backbone.config, mask, embeddings.dtype),
-        position_ids=positions,
-        use_cache=True,
-        **{_cache_argument(backbone.__class__): cache},
-    ).last_hidden_state
+    with _masked_attention(backbone.config):
+        hidden: Tensor = backbone(
+            inputs_embeds=embeddings,
+            attention_mask=mask_for(backbone.config, mask, embeddings.dtype),
+            position_ids=positions,
+            use_cache=True,
+            **{_cache_argument(backbone.__class__): cache},
+        ).last_hidden_state
     return hidden
+
+
+@contextmanager
+def _masked_attention(config: Any) -> Iterator[None]:
+    """Inside the block SDPA stands in for flash and flex attention, which take no mask per row."""
+    given = config._attn_implementation
+    if "flash" not in given and "flex" not in given:
+        yield
+        return
+    config._attn_implementation = "sdpa"
+    try:
+        yield
+    finally:
+        config._attn_implementation = given
 
 
 @lru_cache

@@ -50,6 +50,41 @@ def test_greedy_equals_stock_generate_with_both_of_its_caches(
     assert torch.equal(family.draw(model, **settings), expected)
 
 
+@pytest.mark.parametrize("name", ["flash_attention_2", "flex_attention"])
+def test_sdpa_stands_in_for_attention_that_takes_no_mask(
+    family: Family, model: Any, name: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Kills: a model loaded with flash attention that cannot draw; one that is left changed."""
+    settings = {"do_sample": False, "guidance_scale": 2.0}
+    expected = family.draw_stock(model, **settings)
+    backbone = family_of(model).backbone
+    config = backbone.config
+    sjd2.accelerate(model, window=6)
+    monkeypatch.setattr(config, "_attn_implementation", name)
+    assert torch.equal(family.draw(model, **settings), expected)
+    assert config._attn_implementation == name
+
+    def fails(*args: Any, **kwargs: Any) -> None:
+        assert config._attn_implementation == "sdpa"
+        raise RuntimeError("out of memory")
+
+    monkeypatch.setattr(backbone, "forward", fails)
+    with pytest.raises(RuntimeError, match="out of memory"):
+        family.draw(model, **settings)
+    assert config._attn_implementation == name
+
+
+@pytest.mark.parametrize("name", ["paged|sdpa", "sage"])
+def test_attention_of_another_kind_is_refused(
+    family: Family, model: Any, name: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Kills: a mask in a form that an attention of the user's own does not read."""
+    sjd2.accelerate(model, window=6)
+    monkeypatch.setattr(family_of(model).backbone.config, "_attn_implementation", name)
+    with pytest.raises(ValueError, match=r"attn_implementation=.* takes no per-row mask"):
+        family.draw(model, do_sample=False)
+
+
 @pytest.mark.parametrize("make", [tiny_emu3, tiny_chameleon])
 def test_greedy_equals_stock_generate_under_eager_attention(make: Any) -> None:
     """Kills: a boolean mask handed to eager attention, which would add it."""

@@ -32,6 +32,16 @@ def test_greedy_equals_stock_generate_under_eager_attention() -> None:
     assert torch.equal(draw(model, do_sample=False), expected)
 
 
+def test_a_janus_loaded_with_flash_attention_draws(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Kills: a name that is looked for in another configuration than the decoder's."""
+    model = tiny_janus()
+    expected = draw(model, do_sample=False)
+    sjd2.accelerate(model, window=16)
+    config = model.model.language_model.config
+    monkeypatch.setattr(config, "_attn_implementation", "flash_attention_2")
+    assert torch.equal(draw(model, do_sample=False), expected)
+
+
 def test_sampling_settings_mean_what_they_mean_upstream(janus: Any) -> None:
     """With top_k=1 or a tiny top_p sampling is greedy, however hot.
 
