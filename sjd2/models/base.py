@@ -47,6 +47,11 @@ class Past(NamedTuple):
     values: tuple[Tensor, ...]
     lengths: Tensor  # int64 [B], entries of every row
 
+    @property
+    def width(self) -> int:
+        """Entries of the longest row at most, P."""
+        return self.keys[0].shape[2]
+
 
 @dataclass(frozen=True)
 class Prompt:

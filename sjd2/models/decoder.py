@@ -28,7 +28,7 @@ from sjd2.models.base import (
 )
 from sjd2.models.checks import check_room, checked_ids, checked_sampling, unpadded
 from sjd2.models.layout import Layout, one_size
-from sjd2.models.lockstep import Lockstep, laws_for
+from sjd2.models.lockstep import Lockstep
 from sjd2.models.processors import InVocabulary, Steps, taken_apart
 from sjd2.models.stock import (
     OtherGenerationError,
@@ -276,8 +276,8 @@ class DecoderOnly:
         lockstep = Lockstep(
             input_ids,
             self.length,
+            len(self.ids),
             generation_config,
-            laws_for(generation_config, len(input_ids), self.length, len(self.ids), mask.device),
             streamer,
             [one for one in stopping_criteria if one not in ends],
             words=(self.ids, self.vocabulary),
@@ -348,7 +348,7 @@ class DecoderOnly:
                 f"inputs_embeds: shape {tuple(inputs_embeds.shape)}, but input_ids have "
                 f"{tuple(input_ids.shape)}; both are needed, and alike"
             )
-        cached = 0 if past is None else past.keys[0].shape[2]
+        cached = past.width if past else 0
         embeddings, lengths = unpadded(inputs_embeds[:, cached:], mask[:, cached:])
         if guidance is not None:
             other, other_lengths = unpadded(*self._unconditional(input_ids, guidance))

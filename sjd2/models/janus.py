@@ -21,7 +21,7 @@ from sjd2.models.base import (
     run_backbone,
 )
 from sjd2.models.checks import check_room, checked_ids, checked_sampling, unpadded
-from sjd2.models.lockstep import Lockstep, laws_for
+from sjd2.models.lockstep import Lockstep
 
 # Settings of transformers' GenerationConfig that image generation reads here.
 _HONOURED = {
@@ -148,9 +148,9 @@ class Janus:
         input_ids = input_ids.repeat_interleave(repeats, dim=0)
         attention_mask = attention_mask.repeat_interleave(repeats, dim=0)
         prompt = self._prompt(input_ids, attention_mask, config, sampling.guidance_scale)
-        laws = laws_for(config, len(input_ids), self.length, self.vocab_size, input_ids.device)
-        criteria = stopping_criteria or ()
-        lockstep = Lockstep(input_ids, self.length, config, laws, streamer, criteria)
+        lockstep = Lockstep(
+            input_ids, self.length, self.vocab_size, config, streamer, stopping_criteria or ()
+        )
         return lockstep.request(prompt, sampling)
 
     def _prompt(

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -25,8 +25,8 @@ class Lockstep:
     Args:
         prompts: int [B, L].
         length: tokens of a picture.
+        vocab_size: of the tokens drawn, V.
         config: says what `generate` returns.
-        laws: as in `Request`, see `laws_for`.
         streamer: of transformers, or None.
         criteria: of transformers.
         words: int64 [V] and an int, the ids of the tokens drawn in a vocabulary of so many; None
@@ -38,16 +38,21 @@ class Lockstep:
         self,
         prompts: Tensor,
         length: int,
+        vocab_size: int,
         config: GenerationConfig,
-        laws: Mapping[str, Tensor],
         streamer: Any,
         criteria: Sequence[Any],
         words: tuple[Tensor, int] | None = None,
         pad_id: int | None = None,
     ) -> None:
-        self.prompts, self.length, self.laws = prompts, length, laws
+        self.prompts, self.length = prompts, length
         self.streamer, self.words, self.pad_id = streamer, words, pad_id
         self.returns_dict = bool(config.return_dict_in_generate)
+        self.laws = {
+            name: torch.zeros(len(prompts), length, vocab_size, device=prompts.device)
+            for name in ("scores", "logits")
+            if self.returns_dict and getattr(config, f"output_{name}", None)
+        }
         end = prompts.shape[1] + length
         # `generate` always sends the limit on a text's length along; asking it would cost.
         self.criteria = StoppingCriteriaList(
@@ -57,7 +62,7 @@ class Lockstep:
         )
         self.stopped = torch.zeros(len(prompts), dtype=torch.bool, device=prompts.device)
         self.texts = torch.cat((prompts, prompts.new_zeros(len(prompts), length)), dim=1)
-        self.outputs: dict[str, tuple[Tensor, ...]] = dict.fromkeys(laws, ())
+        self.outputs: dict[str, tuple[Tensor, ...]] = dict.fromkeys(self.laws, ())
         self.steps = 0
 
     def request(self, prompt: Prompt, sampling: Sampling) -> Request:
@@ -115,13 +120,3 @@ class Lockstep:
         full = law.new_full((len(law), size), -torch.inf)
         # Tokens of the grammar are as good as minus infinity where they cannot be drawn.
         return full.index_copy(1, ids, law.masked_fill(law < _NEVER, -torch.inf))
-
-
-def laws_for(
-    config: GenerationConfig, images: int, length: int, vocab_size: int, device: torch.device
-) -> dict[str, Tensor]:
-    """Room for what `output_scores` and `output_logits` ask for, float32 [B, length, V] by name."""
-    if not config.return_dict_in_generate:
-        return {}
-    asked = [name for name in ("scores", "logits") if getattr(config, f"output_{name}", None)]
-    return {name: torch.zeros(images, length, vocab_size, device=device) for name in asked}

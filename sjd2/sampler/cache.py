@@ -37,15 +37,14 @@ class WindowCache(Cache):
 
     def fill(self, past: Past) -> None:
         """Start with entries that others have computed, of the first rows."""
-        cached, length = past.keys[0].shape[0], past.keys[0].shape[2]
+        rows = len(past.lengths)
         for stored, given in ((self.keys, past.keys), (self.values, past.values)):
             for states in given:
-                rows, heads, _, dimensions = states.shape
-                room = states.new_zeros(len(self.lengths), heads, self.capacity, dimensions)
-                room[:rows, :, :length] = states
+                room = _room(states, len(self.lengths), self.capacity)
+                room[:rows, :, : past.width] = states
                 stored.append(room)
-        self.lengths[:cached] = past.lengths
-        self._longest = length
+        self.lengths[:rows] = past.lengths
+        self._longest = past.width
 
     def open_window(self, width: int) -> tuple[Tensor, Tensor]:
         """Prepare to write `width` entries behind every row.
@@ -64,8 +63,8 @@ class WindowCache(Cache):
         """Write a layer's window [R, H, W, D]; return all that attention may read, [R, H, S, D]."""
         if layer_idx == len(self.keys):
             # Zeros, not garbage: a masked NaN is still a NaN in the weighted sum.
-            self.keys.append(_room(key_states, self.capacity))
-            self.values.append(_room(value_states, self.capacity))
+            self.keys.append(_room(key_states, len(key_states), self.capacity))
+            self.values.append(_room(value_states, len(value_states), self.capacity))
         keys, values = self.keys[layer_idx], self.values[layer_idx]
         kv_append(keys, values, key_states, value_states, self.lengths.to(keys.device))
         return keys[:, :, : self._extent], values[:, :, : self._extent]
@@ -96,6 +95,6 @@ class WindowCache(Cache):
         return self._longest
 
 
-def _room(states: Tensor, capacity: int) -> Tensor:
-    rows, heads, _, dimensions = states.shape
+def _room(states: Tensor, rows: int, capacity: int) -> Tensor:
+    _, heads, _, dimensions = states.shape
     return states.new_zeros(rows, heads, capacity, dimensions)

@@ -50,10 +50,9 @@ class DecodingState:
         self.tokens = torch.zeros(images, model.length + width, dtype=torch.int64, device=device)
         self.copies = prompt.embeddings.shape[0] // images
         room = prompt.embeddings.shape[1] + model.length + width
-        if prompt.past is not None:
-            room += prompt.past.keys[0].shape[2]
-        self.cache = WindowCache(self.copies * images, room, device)
-        if prompt.past is not None:
+        cached = prompt.past.width if prompt.past else 0
+        self.cache = WindowCache(self.copies * images, room + cached, device)
+        if prompt.past:
             self.cache.fill(prompt.past)
         self.iteration = 1
         self.complete = 0  # tokens that every picture has, as far as the host has been told
