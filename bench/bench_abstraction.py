@@ -14,6 +14,7 @@ import platform
 import statistics
 import time
 from collections.abc import Callable
+from dataclasses import replace
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -24,7 +25,9 @@ from transformers import JanusConfig, JanusForConditionalGeneration
 
 import sjd2
 from sjd2.models import family_of
-from sjd2.sampler import decode
+from sjd2.models.companions import Companions
+from sjd2.sampler import decode, resolve
+from sjd2.sampler.watchers import Iteration, OnIteration
 
 CODES, WINDOW = 16384, 32
 # Layers, hidden size, inner size, heads.
@@ -117,16 +120,14 @@ def measure(
         guidance_scale=guidance,
         top_k=top_k,
     )
-    family.family.length = tokens
+    request = replace(request, geometry=replace(request.geometry, length=tokens))
     marks: list[tuple[int, float, float]] = []
-    decode(
-        family,
-        request,
-        sjd2.DecodingConfig(window=WINDOW),
-        [0],
-        corrector=corrector,
-        observe=lambda at: marks.append((at.state.width, time.perf_counter(), family.seconds)),
-    )
+
+    def mark(now: Iteration) -> None:
+        marks.append((now.state.width, time.perf_counter(), family.seconds))
+
+    method = resolve(sjd2.DecodingConfig(window=WINDOW), Companions(corrector=corrector))
+    decode(family, request, method, [0], [OnIteration(mark)])
     # Between two marks lie the end of one iteration and the start of the next; counted are those
     # between full windows, but for the first, which waits for memory.
     pairs = [(a, b) for a, b in pairwise(marks) if a[0] == b[0] == WINDOW][1:]

@@ -60,7 +60,8 @@ def cross_entropy(bench: Bench, scenes: int) -> float:
     for first in range(0, scenes, _BATCH):
         batch = [sample_scene(seed, "held_out") for seed in range(first, first + _BATCH)]
         pictures = [Image.fromarray(render(scene)) for scene in batch]
-        codes = family_of(model).encode(pictures, pipeline.processor)
+        family = family_of(model)
+        codes = family.encode(pictures, pipeline.processor, family.geometry)
         prompts = pipeline.inputs([scene.caption for scene in batch])
         states = picture_states(model, prompts["input_ids"], prompts["attention_mask"], codes)
         kind, code = surprises(model.model.generation_head(states), codes)

@@ -20,27 +20,27 @@ from drawing import ROOT, put_between
 from peers import PEERS
 
 from sjd2.demo.scenes import held_out_captions
-from sjd2.evaluate import Method, Plan, choose_methods, companions_of, evaluate
+from sjd2.evaluate import Plan, evaluate
 from sjd2.evaluate.report import as_markdown
+from sjd2.models import family_of
+from sjd2.models.companions import Companions, find_companions
 from sjd2.pictures.loading import DEMO, load
+from sjd2.sampler.presets import Preset, choose_presets
 
 sys.path.insert(0, str(ROOT))  # the model that can be enumerated lies with the tests
 from peers.variation import total_variation
 
 
-def contestants(companions: dict, samples: int) -> tuple[dict[str, Method], float]:
-    """All methods with their distances from the law, and the distance that chance shows."""
-    methods: dict[str, Method] = {}
+def contestants(companions: Companions, samples: int) -> tuple[dict[str, Preset], float]:
+    """All methods with their distances from the target, and the distance that chance shows."""
+    methods: dict[str, Preset] = {}
     floor = 0.0
-    # A corrector or an adapter belongs to its model; their laws are proven in tests/sampler.
-    for name, method in choose_methods(None, companions).items():
+    for name, preset in {**choose_presets(None, companions), **PEERS}.items():
         distance = None
-        if not method.companions:
-            distance, floor = total_variation(method, samples)
-        methods[name] = replace(method, total_variation=distance)
-    for name, peer in PEERS.items():
-        distance, _ = total_variation(peer.method(), samples)
-        methods[name] = peer.method(distance)
+        # A corrector or an adapter belongs to its model; tests/sampler proves these exact.
+        if not preset.companions:
+            distance, floor = total_variation(preset, samples)
+        methods[name] = replace(preset, total_variation=distance)
     return methods, floor
 
 
@@ -57,7 +57,7 @@ def main() -> None:
     given = parser.parse_args()
 
     pipeline = load(DEMO, torch.device(given.device))
-    companions = companions_of(pipeline.model)
+    companions = find_companions(pipeline.model, family_of(pipeline.model))
     methods, floor = contestants(companions, given.samples)
     plan = Plan(
         model_name=DEMO,

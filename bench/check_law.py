@@ -32,6 +32,7 @@ from sjd2.kernels import Rules, Verdict
 from sjd2.kernels.reference.target import target_log_probs
 from sjd2.models.companions import carried
 from sjd2.sampler.correction import Correction
+from sjd2.sampler.watchers import Iteration
 
 PLAIN: dict[str, dict[str, Any]] = {
     "ar": {"method": "ar"},
@@ -58,9 +59,9 @@ def mislabelled() -> Iterator[None]:
     """Inside the block corrected drafts keep the label of the law they had before."""
     right = Correction.correct
 
-    def wrong(self: Correction, state: Any, hidden: Tensor, verdict: Verdict) -> Verdict:
-        slots = right(self, state, hidden, verdict).window.slots
-        return verdict._replace(window=verdict.window._replace(slots=slots))
+    def wrong(self: Correction, now: Iteration) -> Verdict:
+        slots = right(self, now).window.slots
+        return now.verdict._replace(window=now.verdict.window._replace(slots=slots))
 
     Correction.correct = wrong  # type: ignore[method-assign]
     try:

@@ -19,16 +19,16 @@ import sjd2
 from sjd2.checkpoint import save_json
 from sjd2.demo.checker import check
 from sjd2.demo.scenes import held_out_captions
-from sjd2.evaluate.plan import METHODS as EVALUATED
 from sjd2.evaluate.summary import wilson
 from sjd2.pictures.loading import DEMO, load
+from sjd2.sampler.presets import PRESETS
 
 ROOT = Path(__file__).resolve().parent.parent
 # SJD without what a model may carry.
 METHODS: dict[str, dict[str, Any]] = {
-    method.label: {**method.settings, "corrector": None}
-    for method in EVALUATED.values()
-    if method.settings["method"] == "sjd" and not method.companions
+    preset.label: {**preset.settings, "corrector": None}
+    for preset in PRESETS.values()
+    if preset.settings["method"] == "sjd" and not preset.companions
 }
 
 

@@ -10,10 +10,12 @@ from typing import Any
 import gradio as gr
 from PIL import Image
 
-from sjd2.config import DecodingConfig, checked_seed
-from sjd2.evaluate.plan import BASELINE, choose_methods, companions_of
+from sjd2.config import checked_seed
+from sjd2.models import family_of
+from sjd2.models.companions import find_companions
 from sjd2.pictures.drawing import EXAMPLE, check_captions
 from sjd2.pictures.pipeline import Pipeline
+from sjd2.sampler.presets import BASELINE, choose_presets
 from sjd2.watch import Trace, film, live
 
 HOST = "127.0.0.1"  # nobody but this machine: the page runs whatever it is asked to
@@ -32,8 +34,8 @@ class Page:
 
     def __init__(self, pipeline: Pipeline) -> None:
         self.pipeline = pipeline
-        self.companions = companions_of(pipeline.model)
-        self.methods = choose_methods(None, self.companions)
+        self.companions = find_companions(pipeline.model, family_of(pipeline.model))
+        self.methods = choose_presets(None, self.companions)
         usual = "corrected-gumbel" if "corrected-gumbel" in self.methods else "gumbel"
         self.usual = usual
         self._folder = tempfile.TemporaryDirectory(prefix="sjd2-app-")
@@ -85,17 +87,11 @@ class Page:
         if not isinstance(guidance, (int, float)) or not 1 <= guidance < float("inf"):
             raise ValueError(f"guidance={guidance!r}: must be a number of at least 1 (1 = off)")
         chosen = self.methods[method]
-        config = DecodingConfig(**{"window": window, **chosen.settings})
-        companions = {
-            kind: one if kind in chosen.companions else None
-            for kind, one in self.companions.items()
-        }
         return live(
             self.pipeline,
             caption,
             checked_seed(seed),
-            config,
-            companions,
+            chosen.method(self.companions, window=window),
             chosen.label,
             guidance_scale=float(guidance),
         )

@@ -12,7 +12,7 @@ from typing import Any, Literal, TypeVar, get_args
 from sjd2.kernels._dispatch import Backend
 from sjd2.kernels.types import Coupling, Start
 
-Method = Literal["auto", "sjd2", "sjd", "ar"]
+MethodName = Literal["auto", "sjd2", "sjd", "ar"]
 Verification = Literal["ratio", "gumbel"]
 Schedule = Literal["karras", "linear"]
 CorrectorPasses = int | Literal["sweep"]
@@ -78,7 +78,7 @@ class DecodingConfig:
         ValueError: a value that is not allowed; the message says what is.
     """
 
-    method: Method = "auto"
+    method: MethodName = "auto"
     window: int | Literal["auto"] = "auto"
     verify: Verification = "ratio"
     coupling: Coupling = "maximal"
@@ -93,7 +93,7 @@ class DecodingConfig:
     trace: bool = False
 
     def __post_init__(self) -> None:
-        _one_of("method", self.method, Method)
+        _one_of("method", self.method, MethodName)
         _one_of("verify", self.verify, Verification)
         _one_of("coupling", self.coupling, Coupling)
         _one_of("start", self.start, Start)

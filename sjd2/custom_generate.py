@@ -10,10 +10,8 @@ import torch
 
 from sjd2.config import DecodingConfig, seeds_for
 from sjd2.models import ImageModel, family_of
-from sjd2.models.adapter import Adapter
 from sjd2.models.base import Request
-from sjd2.models.corrector import Corrector
-from sjd2.sampler import DecodingStats, decode
+from sjd2.sampler import DecodingStats, Method, decode, resolve
 
 Seed = int | Sequence[int] | None
 
@@ -22,22 +20,15 @@ _LAST: WeakKeyDictionary[Any, DecodingStats] = WeakKeyDictionary()
 
 
 def answer(
-    family: ImageModel,
-    request: Request,
-    config: DecodingConfig,
-    seed: Seed,
-    adapter: Adapter | None = None,
-    corrector: Corrector | None = None,
+    family: ImageModel, request: Request, method: Method, seed: Seed
 ) -> tuple[Any, DecodingStats]:
     """Draw what a request asks for.
 
     Args:
         family: made the request.
         request: prompts and what is done to the logits.
-        config: how to decode.
-        seed: as in `DecodingConfig`; that of `config` is not looked at.
-        adapter: what lets the model read noise.
-        corrector: re-drafts windows between forwards.
+        method: how to decode.
+        seed: as in `DecodingConfig`; that of the method's settings is not looked at.
 
     Returns:
         What `generate` returns, and what it took.
@@ -49,10 +40,7 @@ def answer(
     """
     if seed is None:
         seed = int(torch.randint(2**62, ()))
-    denoises = config.method in ("auto", "sjd2")
-    seeds = seeds_for(seed, request.images)
-    adapter = adapter if denoises else None
-    tokens, stats = decode(family, request, config, seeds, adapter, corrector)
+    tokens, stats = decode(family, request, method, seeds_for(seed, request.images))
     return request.finish(tokens), stats
 
 
@@ -99,8 +87,7 @@ def generate(
     config = DecodingConfig() if decoding is None else decoding
     if not isinstance(config, DecodingConfig):
         raise TypeError(f"decoding is a {type(config).__name__}, must be a DecodingConfig")
-    if config.method == "sjd2" or not config.exact:
-        raise ValueError("decoding: method 'sjd2' needs an adapter; use sjd2.accelerate")
+    method = resolve(config)
     if generation_mode != "image":
         raise ValueError(f"generation_mode={generation_mode!r}: sjd2.generate draws images only")
     family = family_of(model)
@@ -116,7 +103,7 @@ def generate(
         **model_kwargs,
     )
     seed = config.seed if seed is None else seed
-    result, _LAST[model] = answer(family, request, config, seed)
+    result, _LAST[model] = answer(family, request, method, seed)
     return result
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import replace
 from functools import partial
@@ -14,24 +14,11 @@ from sjd2.custom_generate import answer, last_stats
 from sjd2.kernels._dispatch import select
 from sjd2.models import family_of, inner_model
 from sjd2.models.adapter import Adapter
-from sjd2.models.companions import (
-    Kind,
-    carried,
-    check_base,
-    load_adapter,
-    load_corrector,
-    make_adapter,
-    make_corrector,
-)
+from sjd2.models.companions import Companions, find_companions, make_adapter, make_corrector
 from sjd2.models.corrector import Corrector
-from sjd2.sampler import DecodingStats
+from sjd2.sampler import DecodingStats, Method, resolve
 
 M = TypeVar("M")
-
-_COMPANIONS: dict[Kind, tuple[Any, Callable[[str | Path], Any]]] = {
-    "adapter": (Adapter, load_adapter),
-    "corrector": (Corrector, load_corrector),
-}
 
 
 class Accelerated:
@@ -44,13 +31,11 @@ class Accelerated:
     def __init__(
         self,
         model: Any,
-        config: DecodingConfig,
-        adapter: Adapter | None,
-        corrector: Corrector | None,
+        method: Method,
+        companions: Companions,
     ) -> None:
         self.model = model
-        self.config = config
-        self.adapter, self.corrector = adapter, corrector
+        self.method, self.companions = method, companions
         # Somebody else may have set a `generate` on the instance: it is called, and comes back.
         hook = _hook(model)
         self.replaced: Any = hook.replaced if hook else vars(model).get("generate")
@@ -60,15 +45,14 @@ class Accelerated:
         """Same arguments and result as the model's own `generate`, and `seed`."""
         family = family_of(self.model)
         own_kwargs = dict(kwargs)
-        seed = own_kwargs.pop("seed", self.config.seed)
+        seed = own_kwargs.pop("seed", self.method.config.seed)
         request = family.request(*args, **own_kwargs)
         if request is None:
             own = self.replaced or partial(type(self.model).generate, self.model)
             if not family.own_generation_mode:
                 own_kwargs.pop("generation_mode", None)
             return own(*args, **own_kwargs)
-        companions = (self.adapter, self.corrector)
-        result, self.stats = answer(family, request, self.config, seed, *companions)
+        result, self.stats = answer(family, request, self.method, seed)
         return result
 
 
@@ -90,8 +74,8 @@ def accelerate(
         config: the settings, or
         adapter: the denoising adapter of method "sjd2": one of `new_adapter`, the folder of one,
             "auto" for the one that the model carries, if any (it was accelerated with it, or its
-            weights were read from a folder with an adapter/ in it), or None for none. Where it is
-            "auto" too, method "auto" is "sjd" if that measured faster when the adapter was trained.
+            weights were read from a folder with an adapter/ in it), or None for none. One that
+            "auto" finds is left out by method "auto" where it measured slower than none.
         corrector: what re-drafts windows between forwards: one of `new_corrector`, a folder, "auto"
             or None likewise. It changes speed only.
         **options: the settings by name, such as `window=32`; they overrule `config`.
@@ -105,21 +89,44 @@ def accelerate(
             corrector is missing, damaged or another model's.
         FileNotFoundError: there is none in the folder.
     """
-    family_of(model)
+    method, companions = method_of(model, config, adapter, corrector, **options)
+    return install(model, method, companions)
+
+
+def method_of(
+    model: object,
+    config: DecodingConfig | None = None,
+    adapter: Adapter | str | Path | None = "auto",
+    corrector: Corrector | str | Path | None = "auto",
+    **options: Any,
+) -> tuple[Method, Companions]:
+    """How `accelerate` would let a model decode, and the companions that it found.
+
+    Args and Raises: as `accelerate`.
+    """
+    family = family_of(model)
     if config is not None and not isinstance(config, DecodingConfig):
         raise TypeError(f"config is a {type(config).__name__}, must be a DecodingConfig")
     settings = replace(config or DecodingConfig(), **options)
     select(settings.backend)
-    denoiser = _companion(model, "adapter", adapter)
-    redrafter = _companion(model, "corrector", corrector)
-    # The published rules are of sjd2 alone: who asks for them means it.
-    is_open = adapter == "auto" and settings.method == "auto" and settings.exact
-    if is_open and denoiser is not None and not denoiser.pays:
-        settings = replace(settings, method="sjd")
-    if denoiser is None and (settings.method == "sjd2" or not settings.exact):
-        wanted = "method='sjd2'" if settings.method == "sjd2" else "exact=False"
-        raise ValueError(f"{wanted}: needs adapter=, a denoising adapter or its folder")
-    model.generate = Accelerated(model, settings, denoiser, redrafter)  # type: ignore[attr-defined]
+    hook = _hook(model)
+    known = hook.companions if hook else None
+    companions = find_companions(model, family, adapter, corrector, known)
+    return resolve(settings, companions), companions
+
+
+def install(model: M, method: Method, companions: Companions | None = None) -> M:
+    """Let `model.generate` draw by a method; `accelerate` is this, with the method made of options.
+
+    Args:
+        model: a supported transformers model.
+        method: how to decode.
+        companions: what "auto" finds when the model is accelerated again.
+
+    Returns:
+        The same object.
+    """
+    model.generate = Accelerated(model, method, companions or Companions())  # type: ignore[attr-defined]
     return model
 
 
@@ -191,14 +198,27 @@ def accelerated(
 
     Args and Raises: as `accelerate`.
     """
+    with _undone(model):
+        yield accelerate(model, config, adapter=adapter, corrector=corrector, **options)
+
+
+@contextmanager
+def installed(model: M, method: Method) -> Iterator[M]:
+    """`install` for the length of a `with` block; afterwards all is as it was before."""
+    with _undone(model):
+        yield install(model, method)
+
+
+@contextmanager
+def _undone(model: Any) -> Iterator[None]:
+    """Whatever acceleration the block puts on the model is taken off again."""
     before = _hook(model)
-    accelerate(model, config, adapter=adapter, corrector=corrector, **options)
     try:
-        yield model
+        yield
     finally:
         restore(model)
         if before is not None:
-            model.generate = before  # type: ignore[attr-defined]
+            model.generate = before
 
 
 def decoding_stats(model: object) -> DecodingStats:
@@ -216,25 +236,6 @@ def decoding_stats(model: object) -> DecodingStats:
     if hook.stats is None:
         raise ValueError("the model has drawn no picture since it was accelerated")
     return hook.stats
-
-
-def _companion(model: object, kind: Kind, given: Any) -> Any:
-    """The adapter or corrector that `accelerate` was asked for, seen to belong to the model."""
-    wanted, load = _COMPANIONS[kind]
-    if isinstance(given, str) and given == "auto":
-        hook = _hook(model)
-        given = getattr(hook, kind) if hook else carried(model, kind)
-    if given is None:
-        return None
-    family = family_of(model)
-    if isinstance(given, (str, Path)):
-        given = load(given).to(family.embedding_table().device)
-    if not isinstance(given, wanted):
-        raise TypeError(
-            f"{kind} is a {type(given).__name__}, must be a {wanted.__name__} or its folder"
-        )
-    check_base(given, kind, family)
-    return given
 
 
 def _hook(model: object) -> Accelerated | None:

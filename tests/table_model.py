@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from sjd2.kernels import Rules, _philox
 from sjd2.kernels._philox import Stream
 from sjd2.kernels.reference.target import target_log_probs
-from sjd2.models.base import Prompt, Request, Sampling
+from sjd2.models.base import Geometry, Prompt, Request, Sampling
 
 PAD = 0  # prompt symbols follow the image tokens: symbol = vocab_size + prompt token
 
@@ -41,7 +41,7 @@ class TableModel:
         grammar: dict[int, int] | None = None,
         sharpness: float = 1.0,
     ) -> None:
-        self.vocab_size, self.length, self.row_width = vocab_size, length, 2
+        self.vocab_size, self.length = vocab_size, length
         self.sharpness = sharpness
         self.symbols = vocab_size + self.prompt_symbols
         self.grammar: Tensor | None = None
@@ -49,6 +49,7 @@ class TableModel:
             self.grammar = torch.full((length,), -1)
             for position, token in grammar.items():
                 self.grammar[position] = token
+        self.geometry = Geometry(length, 2, self.grammar)
 
     def law_logits(self, code: Tensor) -> Tensor:
         """The logits behind a prefix code, int64 of any shape S: float32 [*S, V]."""
@@ -124,7 +125,7 @@ def make_request(
     embeddings = torch.eye(model.symbols)[model.vocab_size + aligned]
     lengths = torch.tensor([len(row) for row in rows])
     prompt = Prompt(embeddings, lengths, ids, PAD)
-    return Request(prompt, sampling, lambda tokens: tokens)
+    return Request(prompt, sampling, model.geometry, lambda tokens: tokens)
 
 
 def picture_index(tokens: Tensor, vocab_size: int) -> Tensor:

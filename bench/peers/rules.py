@@ -1,29 +1,25 @@
-"""The decision rules of published decoders, each as a wrapper of `verify_window`.
+"""The decision rules of published decoders, each a `Rule` of the sampler; eager operations only.
 
-A rule is called like the operation, with the operation itself in front. Written from the papers;
-where a paper leaves something open, the docstring says what was taken.
+Written from the papers; where a paper leaves something open, the docstring says what was taken.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import replace
-from typing import Any
 
 import torch
 from torch import Tensor
 
-from sjd2.kernels import DraftKind, Rules, Verdict, Window
+from sjd2.kernels import Coupling, DraftKind, Verdict, Window, verify_window
 from sjd2.kernels._philox import Stream
 from sjd2.kernels.reference.target import target_log_probs
 from sjd2.kernels.reference.verify_window import PhiloxDraws, decide, grammar_at, stored_at
+from sjd2.sampler.drafts import Slots
 from sjd2.sampler.published import retain, with_tokens
-
-Op = Callable[..., Verdict]
-Rule = Callable[..., Verdict]
+from sjd2.sampler.state import DecodingState
 
 
-def sjd(op: Op, logits: Tensor, window: Window, rules: Rules, **at: Any) -> Verdict:
+def sjd(logits: Tensor, state: DecodingState, slots: Slots) -> Verdict:
     """SJD: all that was not accepted is drawn again; random tokens enter, known for certain.
 
     The release gives a token that enters the law "this token": it is accepted with p(x), and
@@ -32,18 +28,18 @@ def sjd(op: Op, logits: Tensor, window: Window, rules: Rules, **at: Any) -> Verd
 
     Source: Teng et al., arXiv 2410.01699.
     """
-    return op(logits, _certain(window), replace(rules, coupling="independent"), **at)
+    return _verified(logits, state, _certain(state.window))
 
 
-def gumbel_coupling(op: Op, logits: Tensor, window: Window, rules: Rules, **at: Any) -> Verdict:
+def gumbel_coupling(logits: Tensor, state: DecodingState, slots: Slots) -> Verdict:
     """Every draft of a position is drawn with the same Gumbel noise; the criterion is the ratio.
 
     Source: So et al., arXiv 2510.24211.
     """
-    return _decide(_SharedNoise, logits, window, replace(rules, coupling="independent"), **at)
+    return _decided(_SharedNoise, logits, state, state.window)
 
 
-def retention(op: Op, logits: Tensor, window: Window, rules: Rules, **at: Any) -> Verdict:
+def retention(logits: Tensor, state: DecodingState, slots: Slots) -> Verdict:
     """SJD++: behind the first rejection, drafts that pass the criterion themselves stay.
 
     The others are drawn from p, not from the residual, and all are said to come from p: from the
@@ -52,9 +48,9 @@ def retention(op: Op, logits: Tensor, window: Window, rules: Rules, **at: Any) -
 
     Source: Teng et al., arXiv 2512.07503.
     """
-    window = _certain(window)
-    verdict = op(logits, window, replace(rules, coupling="independent"), **at)
-    coupled = op(logits, window, replace(rules, coupling="maximal"), **at)
+    window = _certain(state.window)
+    verdict = _verified(logits, state, window)
+    coupled = _verified(logits, state, window, "maximal")
     columns = torch.arange(window.width, device=logits.device)
     behind = columns >= verdict.accept_length[:, None]
     # A residual never gives the token that was turned down, so equality means that it was kept.
@@ -62,7 +58,7 @@ def retention(op: Op, logits: Tensor, window: Window, rules: Rules, **at: Any) -
     return with_tokens(verdict, torch.where(stays, window.tokens, verdict.tokens))
 
 
-def half_retention(op: Op, logits: Tensor, window: Window, rules: Rules, **at: Any) -> Verdict:
+def half_retention(logits: Tensor, state: DecodingState, slots: Slots) -> Verdict:
     """SJD2's rule on drafts that are tokens: what has a ratio of one half or more stays.
 
     Denoising is left out: it needs a model that was trained for it (`accelerate(exact=False)` has
@@ -70,13 +66,13 @@ def half_retention(op: Op, logits: Tensor, window: Window, rules: Rules, **at: A
 
     Source: arXiv 2510.08994.
     """
-    window = _certain(window)
-    verdict = op(logits, window, replace(rules, coupling="independent"), **at)
-    log_p = target_log_probs(logits, rules)
+    window = _certain(state.window)
+    verdict = _verified(logits, state, window)
+    log_p = target_log_probs(logits, state.rules)
     return retain(verdict, window, log_p, torch.ones_like(window.tokens, dtype=torch.bool))
 
 
-def grouping(op: Op, logits: Tensor, window: Window, rules: Rules, **at: Any) -> Verdict:
+def grouping(logits: Tensor, state: DecodingState, slots: Slots) -> Verdict:
     """GSD: the criterion compares a group of tokens of like probability, not the draft alone.
 
     A group is the draft and the tokens that stand around it when p is sorted, nine in all (two of a
@@ -84,15 +80,14 @@ def grouping(op: Op, logits: Tensor, window: Window, rules: Rules, **at: Any) ->
 
     Source: So et al., arXiv 2508.07747.
     """
-    log_p = target_log_probs(logits, rules)
-    ratio = _group_log_ratio(log_p, _certain(window))
+    window = _certain(state.window)
+    ratio = _group_log_ratio(target_log_probs(logits, state.rules), window)
 
     class Grouped(PhiloxDraws):
         def accept(self, log_ratio: Tensor) -> Tensor:
             return super().accept(ratio)
 
-    rules = replace(rules, coupling="independent")
-    return _decide(Grouped, logits, _certain(window), rules, **at)
+    return _decided(Grouped, logits, state, window)
 
 
 class _SharedNoise(PhiloxDraws):
@@ -104,23 +99,24 @@ class _SharedNoise(PhiloxDraws):
         return super().choose(weights, rows, columns, stream)
 
 
-def _decide(
-    draws: type[PhiloxDraws],
-    logits: Tensor,
-    window: Window,
-    rules: Rules,
-    *,
-    seed: Tensor,
-    position: Tensor,
-    iteration: int,
-    grammar: Tensor | None = None,
-    **at: Any,
+def _verified(
+    logits: Tensor, state: DecodingState, window: Window, coupling: Coupling = "independent"
+) -> Verdict:
+    """`verify_window` of another window than the state's, or under another coupling."""
+    return verify_window(logits, window, replace(state.rules, coupling=coupling), **state.place)
+
+
+def _decided(
+    draws: type[PhiloxDraws], logits: Tensor, state: DecodingState, window: Window
 ) -> Verdict:
     """`verify_window` with other draws."""
+    at = dict(state.place)
+    grammar, position = at["grammar"], at["position"]
     forced = None if grammar is None else grammar_at(grammar, position, logits.shape[1])
+    rules = replace(state.rules, coupling="independent")
     log_p = target_log_probs(logits, rules, forced)
-    made = draws(seed, position, iteration)
-    return decide(log_p, window, rules, made, position=position, grammar=grammar, **at)
+    made = draws(at.pop("seed"), position, at.pop("iteration"))
+    return decide(log_p, window, rules, made, **at)
 
 
 def _certain(window: Window) -> Window:

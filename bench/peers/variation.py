@@ -6,21 +6,20 @@ from math import pi
 
 import torch
 
-from sjd2.config import DecodingConfig
-from sjd2.evaluate import Method
 from sjd2.models.base import Sampling
 from sjd2.sampler import decode
+from sjd2.sampler.presets import Preset
 from tests.table_model import TableModel, make_request, picture_index
 
 _PROMPT = (2, 3, 1)
 _ROWS = 20_000  # pictures of one call
 
 
-def total_variation(method: Method, pictures: int, window: int = 5) -> tuple[float, float]:
+def total_variation(preset: Preset, pictures: int, window: int = 5) -> tuple[float, float]:
     """Half the summed difference between frequencies of whole pictures and their probabilities.
 
     Args:
-        method: decodes without companions.
+        preset: decodes without companions.
         pictures: sampled, from the seeds 0, 1, ...
         window: slots; of pictures of five tokens, over a vocabulary of three.
 
@@ -29,13 +28,12 @@ def total_variation(method: Method, pictures: int, window: int = 5) -> tuple[flo
     """
     model = TableModel(length=5)
     law = model.picture_law(_PROMPT, Sampling(True))
-    config = DecodingConfig(**{"window": window, "backend": "eager", **method.settings})
+    method = preset.method(window=window, backend="eager")
     counts = torch.zeros_like(law)
     for first in range(0, pictures, _ROWS):
         seeds = range(first, min(first + _ROWS, pictures))
         request = make_request(model, [_PROMPT] * len(seeds), Sampling(True))
-        with method.during():
-            tokens, _ = decode(model, request, config, seeds)
+        tokens, _ = decode(model, request, method, seeds)
         counts += torch.bincount(picture_index(tokens, model.vocab_size), minlength=len(law))
     distance = (counts / pictures - law).abs().sum() / 2
     chance = (2 * law * (1 - law) / (pi * pictures)).sqrt().sum() / 2

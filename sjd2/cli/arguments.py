@@ -9,10 +9,10 @@ from typing import Any, NoReturn, get_args
 
 from sjd2 import __version__
 from sjd2.cli import groups, values
-from sjd2.config import DecodingConfig, Method, Schedule, Verification
-from sjd2.evaluate.plan import METHODS
+from sjd2.config import DecodingConfig, MethodName, Schedule, Verification
 from sjd2.kernels.types import Coupling
 from sjd2.pictures.loading import DEMO
+from sjd2.sampler.presets import PRESETS
 
 _GENERATE = """\
 examples:
@@ -101,7 +101,7 @@ def _parser() -> argparse.ArgumentParser:
         "Speed only: every choice samples the model's own distribution.",
     )
     decoding.add_argument(
-        "--method", choices=get_args(Method), default="auto", help="default: the fastest"
+        "--method", choices=get_args(MethodName), default="auto", help="default: the fastest"
     )
     decoding.add_argument(
         "--verify",
@@ -156,7 +156,7 @@ def _parser() -> argparse.ArgumentParser:
         "--methods",
         metavar="A,B,...",
         type=values.methods,
-        help=f"columns of the picture, of {','.join(METHODS)} (default: all that the model allows)",
+        help=f"columns of the picture, of {','.join(PRESETS)} (default: all that the model allows)",
     )
     groups.add_decoding(decoding)
     output = groups.add_output(side_by_side)
@@ -227,7 +227,7 @@ def _add_tracing(commands: Any) -> None:
     decoding = parser.add_argument_group("decoding")
     decoding.add_argument(
         "--method",
-        choices=[name for name in METHODS if name != "ar"],
+        choices=[name for name in PRESETS if name != "ar"],
         help="what races with ar (default: the fastest that draws the same picture)",
     )
     groups.add_decoding(decoding)
@@ -264,7 +264,7 @@ def _add_evaluation(parser: argparse.ArgumentParser) -> None:
         "--methods",
         metavar="A,B,...",
         type=values.several(str),
-        help=f"of {', '.join(METHODS)} (default: all that the model has what they need for)",
+        help=f"of {', '.join(PRESETS)} (default: all that the model has what they need for)",
     )
     measured.add_argument(
         "--windows",

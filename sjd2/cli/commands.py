@@ -26,6 +26,7 @@ from sjd2.cli.arguments import complain, parse
 from sjd2.cli.compare import compare, comparison_picture, comparison_table
 from sjd2.config import DecodingConfig, seeds_for
 from sjd2.kernels._dispatch import select
+from sjd2.patching import method_of
 from sjd2.pictures.drawing import check_captions, draw, verdicts
 from sjd2.pictures.files import (
     check_target,
@@ -98,8 +99,9 @@ def _generate(given: argparse.Namespace) -> None:
         check_target(path, force=given.force)
     pipeline = _load(given)
     sampling = _sampling(given)
-    companions = {"adapter": _companion(given.adapter), "corrector": _companion(given.corrector)}
-    drawing = draw(pipeline, given.captions, seeds, config, companions, **sampling)
+    folders = (_companion(given.adapter), _companion(given.corrector))
+    method, _ = method_of(pipeline.model, config, *folders)
+    drawing = draw(pipeline, given.captions, seeds, method, **sampling)
     for path, picture in zip(paths, drawing.pictures, strict=True):
         write_picture(path, picture, force=given.force)
     if given.json:

@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, fields
 from typing import Any
 
 from PIL import Image
 
 from sjd2.config import DecodingConfig
-from sjd2.evaluate.plan import BASELINE, METHODS, choose_methods, companions_of
+from sjd2.models import family_of
+from sjd2.models.companions import find_companions
 from sjd2.pictures.drawing import Drawing, draw, verdicts
 from sjd2.pictures.gallery import Column, compose, text_table
 from sjd2.pictures.pipeline import Pipeline
+from sjd2.sampler import resolve
+from sjd2.sampler.presets import BASELINE, PRESETS, choose_presets
 
 
 @dataclass(frozen=True)
@@ -20,7 +23,7 @@ class Contender:
     """One method of a comparison.
 
     Attributes:
-        method: a key of `METHODS`.
+        method: a key of `PRESETS`.
         drawing: what it drew.
         same: per picture, whether its tokens are those of the baseline; None without a baseline.
         passed: per picture, what the checker says; None where it says nothing.
@@ -34,7 +37,7 @@ class Contender:
     @property
     def label(self) -> str:
         """The method in words."""
-        return METHODS[self.method].label
+        return PRESETS[self.method].label
 
     @property
     def forwards(self) -> float:
@@ -69,7 +72,7 @@ def compare(
         pipeline, captions, config, **sampling: as for `draw`; a method overrules its own
             settings in `config`.
         seed: of every picture.
-        methods: keys of `METHODS`, in the order of the columns; None is all that the adapter and
+        methods: keys of `PRESETS`, in the order of the columns; None is all that the adapter and
             the corrector that the model carries allow.
         model_name: as given to `load`, to find the checker.
         announce: told what is drawn next.
@@ -80,22 +83,17 @@ def compare(
     Raises:
         ValueError: as `draw`; a method that needs what the model does not carry.
     """
-    companions = companions_of(pipeline.model)
-    chosen = choose_methods(methods, companions)
+    companions = find_companions(pipeline.model, family_of(pipeline.model))
+    chosen = choose_presets(methods, companions)
     drawings: dict[str, Drawing] = {}
     # One picture that does not count: what only a first call pays would fall to the first method.
     announce("one picture to warm up")
-    draw(pipeline, captions[:1], [seed], config, companions, **sampling)
-    for name, method in chosen.items():
-        announce(method.label)
-        drawings[name] = draw(
-            pipeline,
-            captions,
-            [seed],
-            replace(config, **method.settings),
-            {kind: companions[kind] if kind in method.companions else None for kind in companions},
-            **sampling,
-        )
+    draw(pipeline, captions[:1], [seed], resolve(config, companions), **sampling)
+    settings = {field.name: getattr(config, field.name) for field in fields(config)}
+    for name, preset in chosen.items():
+        announce(preset.label)
+        method = preset.method(companions, **settings)
+        drawings[name] = draw(pipeline, captions, [seed], method, **sampling)
     baseline = drawings.get(BASELINE)
     return [
         Contender(

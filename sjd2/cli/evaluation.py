@@ -7,14 +7,17 @@ from pathlib import Path
 
 from sjd2.cli.values import read_lines
 from sjd2.config import seeds_for
-from sjd2.evaluate import Plan, choose_methods, companions_of, evaluate
+from sjd2.evaluate import Plan, evaluate
 from sjd2.evaluate.evaluation import Judge
 from sjd2.evaluate.quality import ClipScore, Fid
 from sjd2.evaluate.tables import Row, head_and_cells
 from sjd2.kernels._dispatch import select
+from sjd2.models import family_of
+from sjd2.models.companions import find_companions
 from sjd2.pictures.files import check_target
 from sjd2.pictures.loading import DEMO
 from sjd2.pictures.pipeline import Pipeline
+from sjd2.sampler.presets import choose_presets
 
 
 def check(given: argparse.Namespace) -> None:
@@ -32,7 +35,7 @@ def check(given: argparse.Namespace) -> None:
     if bool(given.fid_reference) != bool(given.fid_weights):
         raise ValueError("--fid-reference and --fid-weights: FID needs both of them")
     if given.methods:
-        choose_methods(given.methods, {"adapter": True, "corrector": True})
+        choose_presets(given.methods, None)
     check_target(Path(given.out).expanduser() / "results.json", force=True)
 
 
@@ -51,7 +54,7 @@ def run(given: argparse.Namespace, pipeline: Pipeline, show_progress: bool) -> R
         ValueError: a method without its companion, or a measure of quality that cannot be had.
     """
     folders = (None if one == "none" else one for one in (given.adapter, given.corrector))
-    companions = companions_of(pipeline.model, *folders)
+    companions = find_companions(pipeline.model, family_of(pipeline.model), *folders)
     settings = pipeline.model.generation_config
     guidance = given.guidance or settings.guidance_scale or 1.0
     temperature = given.temperature or settings.temperature or 1.0
@@ -60,7 +63,7 @@ def run(given: argparse.Namespace, pipeline: Pipeline, show_progress: bool) -> R
         model_name=given.model,
         captions=tuple(given.captions),
         seeds=tuple(seeds_for(given.seed, given.seeds)),
-        methods=choose_methods(given.methods, companions),
+        methods=choose_presets(given.methods, companions),
         windows=given.windows,
         guidance=guidance,
         temperature=temperature,

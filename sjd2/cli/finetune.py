@@ -10,6 +10,7 @@ from typing import Any
 from sjd2.cli.values import read_lines
 from sjd2.finetune.corrector import CorrectorSettings
 from sjd2.finetune.data import Example, picture_tokens, read_examples
+from sjd2.finetune.objective import drawing_request
 from sjd2.finetune.settings import FinetuneSettings
 from sjd2.finetune.trainer import finetune, finetune_corrector, split
 from sjd2.models import family_of
@@ -62,8 +63,6 @@ def train(given: argparse.Namespace, pipeline: Pipeline, examples: list[Example]
     sampling = {"generation_mode": "image", "do_sample": True}
     if given.guidance is not None:
         sampling["guidance_scale"] = given.guidance
-    # Of families that draw in several sizes, a call says which: what is trained depends on it.
-    family.request(**{name: rows[:1] for name, rows in inputs.items()}, **sampling)
     if isinstance(settings, CorrectorSettings):
         _, history = finetune_corrector(
             model, family, learned, evaluated, sampling, out, settings, given.resume
@@ -71,7 +70,9 @@ def train(given: argparse.Namespace, pipeline: Pipeline, examples: list[Example]
         return history
     tokens = None
     if settings.full:
-        tokens = picture_tokens(family, processor, examples[:-held_out], out / "tokens")
+        geometry = drawing_request(family, evaluated, sampling).geometry
+        drawn = examples[:-held_out]
+        tokens = picture_tokens(family, processor, geometry, drawn, out / "tokens")
     _, history = finetune(
         model, family, learned, evaluated, tokens, sampling, out, settings, given.resume
     )

@@ -7,12 +7,12 @@ import os
 from pathlib import Path
 from typing import Any
 
-from sjd2.config import DecodingConfig
-from sjd2.evaluate.plan import BASELINE, METHODS, choose_methods
-from sjd2.models.companions import carried
+from sjd2.models import family_of
+from sjd2.models.companions import find_companions
 from sjd2.pictures.drawing import draw
 from sjd2.pictures.files import check_target, file_name, write_atomically, write_picture
 from sjd2.pictures.pipeline import Pipeline
+from sjd2.sampler.presets import BASELINE, choose_presets
 from sjd2.watch import Film, Trace, film, traces_of
 
 ENDINGS = (".gif", ".png")
@@ -47,7 +47,7 @@ def draw_traces(
         pipeline: whose model draws.
         caption: what to draw.
         seed: of both pictures.
-        method: of `METHODS`, or None: the one that draws the same picture, corrected where the
+        method: of `PRESETS`, or None: the one that draws the same picture, corrected where the
             model carries a corrector.
         decoding: further settings of `DecodingConfig` by name, such as `window`.
         **sampling: as `draw` takes it.
@@ -55,15 +55,14 @@ def draw_traces(
     Raises:
         ValueError: the method needs what the model does not carry, or as `draw`.
     """
-    companions = {kind: carried(pipeline.model, kind) for kind in ("adapter", "corrector")}
+    companions = find_companions(pipeline.model, family_of(pipeline.model))
     if method is None:
-        method = "gumbel" if companions["corrector"] is None else "corrected-gumbel"
+        method = "gumbel" if companions.corrector is None else "corrected-gumbel"
     traces = []
-    for name, chosen in choose_methods((BASELINE, method), companions).items():
-        config = DecodingConfig(trace=True, **{**decoding, **chosen.settings})
-        wanted = {kind: "auto" if kind in chosen.companions else None for kind in companions}
-        drawing = draw(pipeline, [caption], [seed], config, wanted, **sampling)
-        traces += traces_of(drawing, METHODS[name].label, pipeline.grid)
+    for preset in choose_presets((BASELINE, method), companions).values():
+        chosen = preset.method(companions, trace=True, **decoding)
+        drawing = draw(pipeline, [caption], [seed], chosen, **sampling)
+        traces += traces_of(drawing, preset.label, pipeline.grid)
     return traces[0], traces[1]
 
 

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from sjd2.config import checked_seed, nearest
-from sjd2.evaluate.plan import METHODS
+from sjd2.sampler.presets import PRESETS
 
 T = TypeVar("T")
 
@@ -92,6 +92,6 @@ def methods(text: str) -> tuple[str, ...]:
     """Names of methods to compare, each once."""
     names = tuple(dict.fromkeys(name.strip() for name in text.split(",")))
     for name in names:
-        if name not in METHODS:
-            raise argparse.ArgumentTypeError(f"no method {name!r}: {nearest(name, METHODS)}")
+        if name not in PRESETS:
+            raise argparse.ArgumentTypeError(f"no method {name!r}: {nearest(name, PRESETS)}")
     return names

@@ -1,6 +1,6 @@
 """The evaluation: methods side by side on one model, in forwards, seconds, memory and quality."""
 
 from sjd2.evaluate.evaluation import evaluate
-from sjd2.evaluate.plan import METHODS, Method, Plan, choose_methods, companions_of
+from sjd2.evaluate.plan import Plan
 
-__all__ = ["METHODS", "Method", "Plan", "choose_methods", "companions_of", "evaluate"]
+__all__ = ["Plan", "evaluate"]

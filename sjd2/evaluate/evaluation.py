@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Protocol
-
-from torch import nn
 
 import sjd2
 from sjd2.checkpoint import save_json
@@ -15,6 +13,7 @@ from sjd2.evaluate.plan import Plan
 from sjd2.evaluate.report import as_html, as_markdown
 from sjd2.evaluate.summary import Measured, curve_rows, table_rows, timing_rows
 from sjd2.evaluate.tables import Row
+from sjd2.models.companions import Companions
 from sjd2.pictures.files import write_text
 from sjd2.pictures.pipeline import Pipeline
 
@@ -32,7 +31,7 @@ def evaluate(
     pipeline: Pipeline,
     plan: Plan,
     out: Path,
-    companions: Mapping[str, nn.Module | None] | None = None,
+    companions: Companions | None = None,
     judges: Sequence[Judge] = (),
     floor: float = 0.0,
     *,
@@ -49,7 +48,7 @@ def evaluate(
         out: folder. `results.json` takes what does not depend on the machine's pace,
             `timings.json` what does, `results.md` and `report.html` show both; `parts/` and
             `pictures/` are what an interrupted run goes on from.
-        companions: "adapter" and "corrector" of the methods that decode with them.
+        companions: at hand, for the methods that decode with them.
         judges: further measures of quality, `Fid` and `ClipScore`.
         floor: total variation that chance shows for an exact rule, where methods have one.
         show_progress: a bar of pictures on stderr.
@@ -63,7 +62,7 @@ def evaluate(
 
     RNG: counter-addressed by the plan's seeds; no global generator is touched.
     """
-    measurement = Measurement(pipeline, plan, companions or {}, out)
+    measurement = Measurement(pipeline, plan, companions or Companions(), out)
     measured = measurement.run(show_progress=show_progress)
     rows = table_rows(plan, measured)
     for row, setting in zip(rows, plan.table(), strict=True):

@@ -6,22 +6,21 @@ import hashlib
 import json
 import os
 import platform
-from collections.abc import Mapping
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 import torch
 import transformers
-from torch import Tensor, nn
+from torch import Tensor
 from tqdm.auto import tqdm
 
 import sjd2
 from sjd2.checkpoint import save_json
 from sjd2.evaluate.meters import Stopwatch, peak_memory, reset_peak_memory
-from sjd2.evaluate.plan import Plan, Setting, Unit
+from sjd2.evaluate.plan import Plan, Unit
 from sjd2.models import family_of
-from sjd2.models.companions import fingerprint
+from sjd2.models.companions import Companions, fingerprint
 from sjd2.pictures.drawing import Drawing, draw, verdicts
 from sjd2.pictures.files import write_picture
 from sjd2.pictures.pipeline import Pipeline
@@ -36,7 +35,7 @@ class Measurement:
     Args:
         pipeline: whose model draws.
         plan: what to draw.
-        companions: the adapter and the corrector, None where there is none.
+        companions: at hand.
         out: folder; takes `parts/`, an account per call, and `pictures/`.
     """
 
@@ -44,7 +43,7 @@ class Measurement:
         self,
         pipeline: Pipeline,
         plan: Plan,
-        companions: Mapping[str, nn.Module | None],
+        companions: Companions,
         out: Path,
     ) -> None:
         self.pipeline, self.model = pipeline, pipeline.model
@@ -120,36 +119,26 @@ class Measurement:
 
     def _call(self, unit: Unit, captions: tuple[str, ...]) -> Drawing:
         setting = unit.setting
-        method = self.plan.methods[setting.method]
-        with method.during():
-            return draw(
-                self.pipeline,
-                captions,
-                [unit.seed],
-                self.plan.config(setting),
-                self._companions(setting),
-                guidance_scale=setting.guidance,
-                temperature=setting.temperature,
-                **self.plan.sampling,
-            )
-
-    def _companions(self, setting: Setting) -> dict[str, nn.Module | None]:
-        wanted = self.plan.methods[setting.method].companions
-        return {
-            kind: self.companions.get(kind) if kind in wanted else None
-            for kind in ("adapter", "corrector")
-        }
+        return draw(
+            self.pipeline,
+            captions,
+            [unit.seed],
+            self.plan.method(setting, self.companions),
+            guidance_scale=setting.guidance,
+            temperature=setting.temperature,
+            **self.plan.sampling,
+        )
 
     def _key(self, unit: Unit) -> str:
         """Names everything that an account depends on."""
-        companions = self._companions(unit.setting)
-        method = self.plan.methods[unit.setting.method]
+        preset = self.plan.methods[unit.setting.method]
+        companions = {kind: getattr(self.companions, kind) for kind in preset.companions}
         inputs = self.pipeline.inputs(unit.captions)
         told = {
             **self._of_model,
-            "companions": {kind: one and fingerprint(one) for kind, one in companions.items()},
-            "config": asdict(self.plan.config(unit.setting)),
-            "method": (unit.setting.method, method.label),
+            "companions": {kind: fingerprint(one) for kind, one in companions.items()},
+            "config": asdict(self.plan.method(unit.setting, self.companions).config),
+            "method": (unit.setting.method, preset.label),
             "setting": asdict(unit.setting),
             "sampling": dict(self.plan.sampling),
             "captions": unit.captions,

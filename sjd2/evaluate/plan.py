@@ -2,106 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import AbstractContextManager, nullcontext
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
-from pathlib import Path
-from typing import Any
 
-from torch import nn
-
-from sjd2.config import DecodingConfig, nearest
-from sjd2.models.companions import Kind, carried, load_adapter, load_corrector
-
-BASELINE = "ar"
-
-
-@dataclass(frozen=True)
-class Method:
-    """One way to decode.
-
-    Attributes:
-        label: its name in tables.
-        settings: of `DecodingConfig`.
-        companions: which of "adapter" and "corrector" it decodes with.
-        is_exact: whether committed tokens follow the model's own law.
-        total_variation: measured distance between its law and the model's, where somebody has.
-        during: entered around every drawing; how a rule from outside the package is brought in.
-    """
-
-    label: str
-    settings: Mapping[str, Any]
-    companions: tuple[str, ...] = ()
-    is_exact: bool = True
-    total_variation: float | None = None
-    during: Callable[[], AbstractContextManager[object]] = nullcontext
-
-    @property
-    def is_same_seed(self) -> bool:
-        """Whether it promises the very pictures of the baseline."""
-        return self.settings.get("verify") == "gumbel"
-
-
-METHODS: dict[str, Method] = {
-    BASELINE: Method("ar", {"method": "ar"}),
-    "independent": Method("sjd independent", {"method": "sjd", "coupling": "independent"}),
-    "gumbel": Method("sjd gumbel", {"method": "sjd", "verify": "gumbel"}),
-    "maximal": Method("sjd maximal", {"method": "sjd"}),
-    "corrected-gumbel": Method(
-        "corrected gumbel", {"method": "sjd", "verify": "gumbel"}, ("corrector",)
-    ),
-    "corrected": Method("corrected maximal", {"method": "sjd"}, ("corrector",)),
-    "sjd2": Method("sjd2", {"method": "sjd2"}, ("adapter",)),
-}
-
-
-def choose_methods(
-    names: tuple[str, ...] | None, companions: Mapping[str, Any]
-) -> dict[str, Method]:
-    """Methods by name; without names, all that the companions at hand allow.
-
-    Args:
-        names: keys of `METHODS`, or None.
-        companions: the adapter and the corrector, None where there is none.
-
-    Raises:
-        ValueError: an unknown name, or a method that needs a companion that is not there.
-    """
-
-    def lacks(method: Method) -> list[str]:
-        return [kind for kind in method.companions if companions.get(kind) is None]
-
-    if names is None:
-        return {name: method for name, method in METHODS.items() if not lacks(method)}
-    for name in names:
-        if name not in METHODS:
-            raise ValueError(f"no method {name!r}: {nearest(name, METHODS)}")
-        if missing := lacks(METHODS[name]):
-            raise ValueError(f"method {name!r}: the model has no {missing[0]}; name its folder")
-    return {name: METHODS[name] for name in names}
-
-
-def companions_of(
-    model: Any, adapter: str | None = "auto", corrector: str | None = "auto"
-) -> dict[str, nn.Module | None]:
-    """What methods may decode with, on the model's device.
-
-    Args:
-        model: of a supported family.
-        adapter, corrector: a folder, "auto" for what the model carries, or None.
-
-    Raises:
-        ValueError: a folder holds a damaged one.
-        FileNotFoundError: there is none in the folder.
-    """
-    found: dict[str, nn.Module | None] = {}
-    given: dict[Kind, str | None] = {"adapter": adapter, "corrector": corrector}
-    for kind, wanted in given.items():
-        folder = carried(model, kind) if wanted == "auto" else wanted
-        load: Callable[[str | Path], nn.Module]
-        load = load_adapter if kind == "adapter" else load_corrector
-        found[kind] = None if folder is None else load(folder).to(model.device)
-    return found
+from sjd2.models.companions import Companions
+from sjd2.sampler import Method
+from sjd2.sampler.presets import BASELINE, Preset
 
 
 @dataclass(frozen=True)
@@ -156,7 +62,7 @@ class Plan:
     model_name: str
     captions: tuple[str, ...]
     seeds: tuple[int, ...]
-    methods: Mapping[str, Method]
+    methods: Mapping[str, Preset]
     windows: tuple[int, ...]
     guidance: float
     temperature: float
@@ -209,7 +115,7 @@ class Plan:
                 for setting in table + alone * is_first:
                     yield Unit(setting, first, captions, seed)
 
-    def config(self, setting: Setting) -> DecodingConfig:
-        """How a setting decodes."""
-        settings = {"window": max(setting.window, 2), **self.methods[setting.method].settings}
-        return DecodingConfig(backend=self.backend, **settings)  # type: ignore[arg-type]
+    def method(self, setting: Setting, companions: Companions | None = None) -> Method:
+        """How a setting decodes, with what it needs of the companions at hand."""
+        preset = self.methods[setting.method]
+        return preset.method(companions, window=max(setting.window, 2), backend=self.backend)

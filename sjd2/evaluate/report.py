@@ -7,9 +7,9 @@ from collections.abc import Sequence
 from html import escape
 from typing import Any
 
-from sjd2.evaluate.plan import BASELINE
 from sjd2.evaluate.plots import histogram, line_plot, stacked_bars
 from sjd2.evaluate.tables import Row, head_and_cells, markdown
+from sjd2.sampler.presets import BASELINE
 
 _STYLE = """
 :root { color-scheme: light }

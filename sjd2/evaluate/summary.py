@@ -10,7 +10,8 @@ from typing import Any
 import numpy as np
 
 from sjd2.evaluate.measure import Account
-from sjd2.evaluate.plan import BASELINE, Method, Plan, Setting, Unit
+from sjd2.evaluate.plan import Plan, Setting, Unit
+from sjd2.sampler.presets import BASELINE, Preset
 
 PERCENTILES = (5, 25, 50, 75, 95)
 Measured = Sequence[tuple[Unit, Account]]
@@ -63,7 +64,7 @@ def _of(measured: Measured, setting: Setting) -> Measured:
 
 
 def _row(
-    method: Method,
+    method: Preset,
     setting: Setting,
     measured: Measured,
     baseline: dict[tuple[int, int], list[str]],

@@ -25,9 +25,10 @@ from sjd2.finetune.settings import TrainingSettings
 from sjd2.kernels.reference.correct_window import activation, neighbours
 from sjd2.kernels.reference.target import target_log_probs
 from sjd2.models.base import ImageModel
+from sjd2.models.companions import Companions
 from sjd2.models.corrector import Corrector
-from sjd2.sampler import decode
-from sjd2.sampler.decode import Iteration, rules_of
+from sjd2.sampler import decode, resolve
+from sjd2.sampler.watchers import Iteration, OnIteration
 
 _LEAST = -30.0  # log-probabilities below it count as this; of no token is it worth being surer
 
@@ -117,34 +118,33 @@ class Moves(IterableDataset[dict[str, Any]]):
         seeds = torch.randint(2**62, (wanted,), generator=generator).tolist()
         inputs = {name: tensor[rows] for name, tensor in self.inputs.items()}
         request = drawing_request(self.family, inputs, self.sampling)
-        config = settings.decoding()
-        rules = rules_of(config, request.sampling)
+        method = resolve(settings.decoding(), Companions(corrector=self.corrector))
         before: dict[int, _Predicted] = {}
         moves: list[dict[str, Tensor]] = []
 
         def watch(iteration: Iteration) -> None:
             state = iteration.state
             images = len(state.rows)
-            log_p = target_log_probs(iteration.logits, rules)
+            log_p = target_log_probs(iteration.logits, state.rules)
             beside = neighbours(
                 state.standing(),
                 self.offsets,
                 self.features,
                 state.position,
                 state.width,
-                self.family.grammar,
+                request.geometry.grammar,
             )
             hidden = iteration.hidden
             both = torch.cat((hidden[:images], hidden[-images:]), dim=-1)
             for at, row in enumerate(state.rows.tolist()):
                 start = int(state.position[at])
-                inside = min(state.width, self.family.length - start)
+                inside = min(state.width, request.geometry.length - start)
                 now = _Predicted(start, log_p[at], both[at], beside[at])
                 if row in before and inside > 0:
                     moves.append(before[row].moved_to(now, inside))
                 before[row] = now
 
-        decode(self.family, request, config, seeds, corrector=self.corrector, observe=watch)
+        decode(self.family, request, method, seeds, [OnIteration(watch)])
         found = {name: torch.cat([move[name] for move in moves]) for name in moves[0]}
         count = len(found["old"])
         if count > settings.kept:

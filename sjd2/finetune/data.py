@@ -15,7 +15,7 @@ from torch import Tensor
 from tqdm import tqdm
 
 from sjd2.checkpoint import load_state, save_state
-from sjd2.models.base import ImageModel
+from sjd2.models.base import Geometry, ImageModel
 
 PICTURES = (".png", ".jpg", ".jpeg", ".webp")
 _IMAGE_COLUMNS = ("image", "file_name", "picture", "path")
@@ -159,13 +159,19 @@ def _example(picture: Path, caption: object, where: str) -> Example:
 
 
 def picture_tokens(
-    family: ImageModel, processor: Any, examples: Sequence[Example], folder: Path, batch: int = 16
+    family: ImageModel,
+    processor: Any,
+    geometry: Geometry,
+    examples: Sequence[Example],
+    folder: Path,
+    batch: int = 16,
 ) -> Tensor:
     """Tokens of pictures, computed once and kept in a folder; what is there already is reused.
 
     Args:
         family: whose tokenizer of pictures is used.
         processor: the model's.
+        geometry: of the pictures.
         examples: the pictures.
         folder: receives tokens-*.pt, each written as a whole.
         batch: pictures encoded together.
@@ -185,7 +191,9 @@ def picture_tokens(
         state = load_state(path)
         if state is None or state["names"] != key:
             encoded = [
-                family.encode([example.open() for example in some[i : i + batch]], processor)
+                family.encode(
+                    [example.open() for example in some[i : i + batch]], processor, geometry
+                )
                 for i in range(0, len(some), batch)
             ]
             state = {"names": key, "tokens": torch.cat(encoded).int().cpu()}

@@ -16,8 +16,10 @@ from sjd2.finetune.objective import drawing_request
 from sjd2.finetune.packing import Windows
 from sjd2.models.adapter import Adapter
 from sjd2.models.base import ImageModel
-from sjd2.sampler import decode
-from sjd2.sampler.decode import Iteration
+from sjd2.models.companions import Companions
+from sjd2.sampler import decode, resolve
+from sjd2.sampler.noise import NoisyDrafts
+from sjd2.sampler.watchers import Iteration, OnIteration
 
 Inputs = dict[str, Tensor]  # what `generate` takes, one row of it
 
@@ -82,18 +84,19 @@ class Rollouts(IterableDataset[dict[str, Any]]):
         met: list[list[_Met]] = [[] for _ in range(wanted)]
 
         def watch(iteration: Iteration) -> None:
-            state = iteration.state
-            assert state.noise is not None
-            timestep = state.noise.levels[state.noise.steps]
+            state, noise = iteration.state, iteration.state.drafts
+            assert isinstance(noise, NoisyDrafts)
             for at, row in enumerate(state.rows.tolist()):
                 # The last draft is fed in no slot, and behind the last token nothing is predicted.
                 start = int(state.position[at])
-                fed = min(state.width - 1, self.family.length - 1 - start)
+                fed = min(state.width - 1, request.geometry.length - 1 - start)
                 if fed > 0:
-                    drafts = state.noise.drafts[at, :fed]
-                    met[row].append(_Met(start, drafts, timestep[at, :fed]))
+                    met[row].append(
+                        _Met(start, noise.embeddings[at, :fed], noise.timestep[at, :fed])
+                    )
 
-        tokens, _ = decode(self.family, request, self.config, seeds, self.adapter, observe=watch)
+        method = resolve(self.config, Companions(adapter=self.adapter))
+        tokens, _ = decode(self.family, request, method, seeds, [OnIteration(watch)])
         return inputs, tokens, met
 
     def _choose(self, met: Sequence[Sequence[_Met]], generator: torch.Generator) -> Windows:

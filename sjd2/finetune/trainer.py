@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 import time
 from collections.abc import Callable
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -29,6 +29,7 @@ from sjd2.finetune.settings import FinetuneSettings, TrainingSettings
 from sjd2.models.adapter import Adapter
 from sjd2.models.base import ImageModel
 from sjd2.models.companions import (
+    Companions,
     fingerprint,
     make_adapter,
     make_corrector,
@@ -36,7 +37,7 @@ from sjd2.models.companions import (
     save_corrector,
 )
 from sjd2.models.corrector import Corrector
-from sjd2.sampler import decode
+from sjd2.sampler import Method, decode, resolve
 from sjd2.sampler.schedule import noise_levels
 
 _WEIGHTS = "model.safetensors"  # of a checkpoint
@@ -191,14 +192,19 @@ def finetune(
             settings.seed,
             rank,
         )
-    evaluate = partial(_compression, family, held_out, sampling, settings, adapter=adapter)
+    method = resolve(settings.decoding(), Companions(adapter=adapter))
+    evaluate = partial(_compression, family, held_out, sampling, method)
     trainer, history = _train(objective, data, evaluate, arguments, settings, last)
     if settings.full:
         # The model it belongs to is the one that was just made.
         adapter.base = fingerprint(family.backbone)
     model.requires_grad_(False)
     # In every process, for the model may be spread over them.
-    adapter.measured = {"sjd2": evaluate(), "sjd": evaluate(adapter=None)}
+    without = resolve(replace(settings.decoding(), method="sjd"))
+    adapter.measured = {
+        "sjd2": evaluate(),
+        "sjd": _compression(family, held_out, sampling, without),
+    }
     history["step_compression"] = adapter.measured
     if trainer.is_world_process_zero():
         save_adapter(adapter, out)
@@ -236,12 +242,15 @@ def finetune_corrector(
     """
     last = _checkpoint_to_resume(out, resume)
     torch.manual_seed(settings.seed)
-    corrector = make_corrector(family, settings.rank)
+    # Of families that draw in several sizes, a call says which: neighbours depend on it.
+    geometry = drawing_request(family, held_out, sampling).geometry
+    corrector = make_corrector(family, settings.rank, geometry.row_width)
     model.requires_grad_(False)
     arguments = _arguments(out, settings, family)
     objective = MoveObjective(family, corrector, settings.dropout)
     data = Moves(family, corrector, inputs, sampling, settings, arguments.process_index)
-    evaluate = partial(_compression, family, held_out, sampling, settings, corrector=corrector)
+    method = resolve(settings.decoding(), Companions(corrector=corrector))
+    evaluate = partial(_compression, family, held_out, sampling, method)
     trainer, history = _train(objective, data, evaluate, arguments, settings, last)
     if trainer.is_world_process_zero():
         save_corrector(corrector, out)
@@ -250,15 +259,11 @@ def finetune_corrector(
 
 
 def _compression(
-    family: ImageModel,
-    held_out: Inputs,
-    sampling: dict[str, Any],
-    settings: TrainingSettings,
-    **companions: Any,
+    family: ImageModel, held_out: Inputs, sampling: dict[str, Any], method: Method
 ) -> float:
     """Of held-out captions, with an adapter or a corrector as it is at the moment."""
     request = drawing_request(family, held_out, sampling)
-    _, stats = decode(family, request, settings.decoding(), range(request.images), **companions)
+    _, stats = decode(family, request, method, range(request.images))
     return stats.step_compression
 
 

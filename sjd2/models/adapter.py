@@ -76,7 +76,7 @@ class Adapter(nn.Module):
         return adapter
 
     @property
-    def pays(self) -> bool:
+    def is_faster(self) -> bool:
         """Whether it draws in fewer forwards than no adapter does, as far as was measured."""
         return not self.measured or self.measured["sjd2"] > self.measured["sjd"]
 

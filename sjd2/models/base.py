@@ -9,7 +9,7 @@ from __future__ import annotations
 import inspect
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any, NamedTuple, Protocol, runtime_checkable
 
@@ -82,18 +82,28 @@ class Sampling:
 
 
 @dataclass(frozen=True)
+class Geometry:
+    """How the tokens of a picture follow each other; every picture of a call has the same."""
+
+    length: int  # tokens in a picture
+    row_width: int  # tokens in a row of the picture
+    grammar: Tensor | None = None  # int64 [length], forced token of every position, -1 where free
+
+
+@dataclass(frozen=True)
 class Request:
     """A call of `generate`, understood and checked."""
 
     prompt: Prompt
     sampling: Sampling
+    geometry: Geometry
     finish: Callable[[Tensor], Any]  # tokens int64 [B, N] -> what `generate` returns
-    # Told of int64 [B, n], the tokens that all pictures have so far, as they become more; says
-    # whether to go on.
-    follow: Callable[[Tensor], bool] | None = None
-    # Filled in before `follow` is told: float32 [B, length, V] of "scores", the log-probabilities
-    # that every token is drawn by, and of "logits", the model's own for the conditional rows.
-    laws: Mapping[str, Tensor] = field(default_factory=dict)
+    # Called with int64 [B, n], the tokens that all pictures have so far, as they become more, and
+    # with `outputs` of them by name; says whether to go on.
+    follow: Callable[[Tensor, Mapping[str, Tensor]], bool] | None = None
+    # What `follow` is to be shown, float32 [B, length, V]: "scores", the log-probabilities that
+    # every token is drawn by, and "logits", the model's own for the conditional rows.
+    outputs: tuple[str, ...] = ()
 
     @property
     def images(self) -> int:
@@ -102,17 +112,10 @@ class Request:
 
 
 class ImageModel(Protocol):
-    """A family: one model class of transformers, seen as a drawer of image tokens.
-
-    An instance serves one call of `generate`. Where the call chooses the size of the picture,
-    `request` settles `vocab_size`, `length`, `row_width` and `grammar`; before it they are those of
-    the size that the model is known for.
-    """
+    """A family: one model class of transformers, seen as a drawer of image tokens."""
 
     vocab_size: int  # image tokens and the grammar's; ids here run from 0 to vocab_size - 1
-    length: int  # tokens in a picture
-    row_width: int  # tokens in a row of the picture
-    grammar: Tensor | None  # int64 [length], forced token of every position, -1 where free
+    geometry: Geometry  # of the size that the model is known for; a request may ask for another
     backbone: nn.Module  # the layers that `hidden` runs; adapters act on its linear ones
     own_generation_mode: bool  # whether the model's own `generate` takes `generation_mode`
 
@@ -142,8 +145,8 @@ class ImageModel(Protocol):
     def logits(self, hidden: Tensor) -> Tensor:
         """The image head, over image tokens only: [R, W, V]."""
 
-    def encode(self, pictures: Sequence[Image.Image], processor: Any) -> Tensor:
-        """Tokens of pictures, by the model's own tokenizer of them: int64 [B, length].
+    def encode(self, pictures: Sequence[Image.Image], processor: Any, geometry: Geometry) -> Tensor:
+        """Tokens of pictures, by the model's own tokenizer of them: int64 [B, geometry.length].
 
         Raises:
             ValueError: the processor makes pictures of another number of tokens.

@@ -14,6 +14,7 @@ from PIL import Image
 from torch import Tensor
 from transformers import ChameleonForConditionalGeneration
 
+from sjd2.models.base import Geometry
 from sjd2.models.decoder import DecoderOnly
 from sjd2.models.layout import Layout, one_size
 
@@ -113,17 +114,12 @@ class Chameleon(DecoderOnly):
         return input_ids[:, -3:] if self._has_size(input_ids).all() else input_ids[:, -1:]
 
     @torch.no_grad()
-    def encode(self, pictures: Sequence[Image.Image], processor: Any) -> Tensor:
+    def encode(self, pictures: Sequence[Image.Image], processor: Any, geometry: Geometry) -> Tensor:
         """See `ImageModel`."""
         made = processor.image_processor(images=list(pictures), return_tensors="pt")
         pixels = made["pixel_values"].to(self.model.device, self.model.dtype)
         ids = self.model.model.get_image_tokens(pixels).long()
-        if ids.shape[1] != self.layout.height * self.layout.width:
-            raise ValueError(
-                f"processor: its pictures have {ids.shape[1]} tokens, the model's "
-                f"{self.layout.height * self.layout.width}"
-            )
-        return self.numbered(self.layout.put(ids))
+        return self.between_fixed(ids, geometry)
 
     def codes(self, sequences: Tensor) -> Tensor:
         """What of generated sequences is picture, as codes of the tokenizer of pictures.

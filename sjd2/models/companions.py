@@ -7,6 +7,8 @@ from __future__ import annotations
 
 import hashlib
 import json
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal, TypeVar
 
@@ -56,8 +58,13 @@ def make_adapter(family: ImageModel, rank: int) -> Adapter:
     return Adapter(layers, table.shape[1], rank, fingerprint(family.backbone)).to(table.device)
 
 
-def make_corrector(family: ImageModel, rank: int) -> Corrector:
+def make_corrector(family: ImageModel, rank: int, row_width: int | None = None) -> Corrector:
     """A fresh corrector for a model, on its device, in float32.
+
+    Args:
+        family: the model.
+        rank: inner width.
+        row_width: tokens in a row of the pictures; None is that of the size the model is known for.
 
     Raises:
         ValueError: a rank below 1.
@@ -66,7 +73,8 @@ def make_corrector(family: ImageModel, rank: int) -> Corrector:
     """
     _check_rank(rank, 1)
     table = family.embedding_table()
-    offsets, (vocab_size, dimensions) = neighbour_offsets(family.row_width), table.shape
+    offsets = neighbour_offsets(row_width or family.geometry.row_width)
+    vocab_size, dimensions = table.shape
     base = fingerprint(family.backbone)
     # A backbone's states have the dimensions of its inputs.
     return Corrector(offsets, dimensions, 2 * dimensions, vocab_size, rank, base).to(table.device)
@@ -114,6 +122,84 @@ def load_corrector(folder: str | Path) -> Corrector:
         ValueError: a file is damaged, or the two do not belong together (named).
     """
     return _load(Corrector, "corrector", Path(folder))
+
+
+@dataclass(frozen=True)
+class Companions:
+    """The adapter and the corrector that a model draws with, if any.
+
+    Attributes:
+        adapter_is_named: whether somebody asked for this very adapter, rather than for whatever
+            the model carries.
+    """
+
+    adapter: Adapter | None = None
+    corrector: Corrector | None = None
+    adapter_is_named: bool = True
+
+    def only(self, kinds: Iterable[str]) -> Companions:
+        """Those of the given kinds."""
+        return replace(
+            self,
+            adapter=self.adapter if "adapter" in kinds else None,
+            corrector=self.corrector if "corrector" in kinds else None,
+        )
+
+
+def find_companions(
+    model: Any,
+    family: ImageModel,
+    adapter: Adapter | str | Path | None = "auto",
+    corrector: Corrector | str | Path | None = "auto",
+    known: Companions | None = None,
+) -> Companions:
+    """The companions that a call asks for, seen to belong to the model, on its device.
+
+    Args:
+        model: the transformers model.
+        family: of the model.
+        adapter, corrector: one of them, its folder, "auto" for what the model carries, or None.
+        known: what the model was given before; "auto" takes these first, then the folders beside
+            the model's weights.
+
+    Raises:
+        FileNotFoundError: there is none in the folder.
+        TypeError: something else than a companion or a folder.
+        ValueError: a damaged one, or another model's.
+    """
+    known = known or Companions()
+    is_named = adapter != "auto"
+    if adapter == "auto" and known.adapter is not None:
+        adapter, is_named = known.adapter, known.adapter_is_named
+    if corrector == "auto" and known.corrector is not None:
+        corrector = known.corrector
+    return Companions(
+        _found(model, family, "adapter", Adapter, load_adapter, adapter),
+        _found(model, family, "corrector", Corrector, load_corrector, corrector),
+        is_named,
+    )
+
+
+def _found(
+    model: Any,
+    family: ImageModel,
+    kind: Kind,
+    wanted: type[C],
+    load: Callable[[Path], C],
+    given: Any,
+) -> C | None:
+    if isinstance(given, str) and given == "auto":
+        given = carried(model, kind)
+    if given is None:
+        return None
+    if isinstance(given, (str, Path)):
+        given = load(Path(given)).to(family.embedding_table().device)
+    if not isinstance(given, wanted):
+        raise TypeError(
+            f"{kind} is a {type(given).__name__}, must be a {wanted.__name__} or its folder"
+        )
+    check_base(given, kind, family)
+    return given
 
 
 def carried(model: Any, kind: Kind) -> Path | None:

@@ -19,6 +19,7 @@ from transformers import Cache, GenerationConfig
 from transformers.generation import EosTokenCriteria
 
 from sjd2.models.base import (
+    Geometry,
     Past,
     PlacedProcessor,
     Prompt,
@@ -62,11 +63,6 @@ class DecoderOnly:
 
     own_generation_mode = False  # transformers' generate has no argument of this name
 
-    vocab_size: int
-    length: int
-    row_width: int
-    grammar: Tensor | None
-
     def __init__(
         self,
         model: Any,
@@ -97,7 +93,7 @@ class DecoderOnly:
             raise ValueError(f"model: its vocabulary of {self.vocabulary} lacks token {greatest}")
         self.ids, self.vocab_size = self._known.to(model.device), len(self._known)
         self._head_rows: tuple[Tensor, Tensor | None] | None = None
-        self.lay_out(layout)
+        self.layout, self.geometry = layout, self.geometry_of(layout)
 
     # What a family may have its own way with.
 
@@ -134,8 +130,8 @@ class DecoderOnly:
 
     # The protocol.
 
-    def lay_out(self, layout: Layout) -> None:
-        """Settle what depends on the size of the picture.
+    def geometry_of(self, layout: Layout) -> Geometry:
+        """A layout in the numbers that the sampler knows tokens by.
 
         Raises:
             ValueError: fixed tokens that the family does not know of.
@@ -143,10 +139,33 @@ class DecoderOnly:
         odd = set(layout.forced_ids) - set(self._known.tolist())
         if odd:
             raise ValueError(f"layout: fixed tokens {sorted(odd)} are none of the grammar's")
-        self.layout, self.length, self.row_width = layout, layout.length, layout.row_width
         forced = layout.forced()
         is_free = bool((forced < 0).all())
-        self.grammar = None if is_free else self.numbered(forced).to(self.model.device)
+        grammar = None if is_free else self.numbered(forced).to(self.model.device)
+        return Geometry(layout.length, layout.row_width, grammar)
+
+    def between_fixed(self, ids: Tensor, geometry: Geometry) -> Tensor:
+        """Image tokens [B, N], as ids of the vocabulary, between a picture's fixed tokens.
+
+        Returns:
+            int64 [B, length], numbered as the sampler knows them.
+
+        Raises:
+            ValueError: the pictures of this geometry have another number of image tokens.
+        """
+        numbers = self.numbered(ids)
+        if geometry.grammar is None:
+            free = torch.ones(geometry.length, dtype=torch.bool, device=ids.device)
+            tokens = numbers.new_zeros(len(ids), geometry.length)
+        else:
+            free = geometry.grammar < 0
+            tokens = geometry.grammar.expand(len(ids), -1).clone()
+        if ids.shape[1] != int(free.sum()):
+            raise ValueError(
+                f"processor: its pictures have {ids.shape[1]} tokens, the model's {int(free.sum())}"
+            )
+        tokens[:, free] = numbers
+        return tokens
 
     def numbered(self, ids: Tensor) -> Tensor:
         """Ids of the vocabulary as the numbers that the sampler knows tokens by; -1 stays."""
@@ -175,7 +194,7 @@ class DecoderOnly:
         logits[..., len(self.image_ids) :] = torch.finfo(logits.dtype).min
         return logits
 
-    def encode(self, pictures: Sequence[Image.Image], processor: Any) -> Tensor:
+    def encode(self, pictures: Sequence[Image.Image], processor: Any, geometry: Geometry) -> Tensor:
         """See `ImageModel`."""
         raise ValueError(f"{type(self).__name__} has no tokenizer of pictures")
 
@@ -256,14 +275,14 @@ class DecoderOnly:
         layout = self._checked_layout(input_ids, image_sizes)
         check_limit("max_new_tokens", generation_config.max_new_tokens, layout.length)
         steps = taken_apart(logits_processor)
-        self.lay_out(layout)
+        geometry = self.geometry_of(layout)
         sampling = checked_sampling(
             do_sample=bool(generation_config.do_sample),
             guidance_scale=1.0 if steps.guidance is None else steps.guidance.guidance_scale,
             temperature=steps.temperature,
             top_k=steps.top_k,
             top_p=steps.top_p,
-            processors=self._others(steps, input_ids),
+            processors=self._others(steps, input_ids, geometry.length),
         )
         past = past_of(rest, mask, self.backbone.config.num_hidden_layers)
         prompt = self._prompt(
@@ -275,8 +294,7 @@ class DecoderOnly:
         ends = [one for one in stopping_criteria if isinstance(one, EosTokenCriteria)]
         lockstep = Lockstep(
             input_ids,
-            self.length,
-            len(self.ids),
+            geometry,
             generation_config,
             streamer,
             [one for one in stopping_criteria if one not in ends],
@@ -314,7 +332,7 @@ class DecoderOnly:
         check_room(input_ids.shape[1], layout.length, self.positions)
         return layout
 
-    def _others(self, steps: Steps, input_ids: Tensor) -> tuple[PlacedProcessor, ...]:
+    def _others(self, steps: Steps, input_ids: Tensor, length: int) -> tuple[PlacedProcessor, ...]:
         """The processors that the sampler has not built in, if any, as one that it can call."""
         if not steps.others:
             return ()
@@ -326,7 +344,7 @@ class DecoderOnly:
                 vocab_size=self.vocabulary,
                 prompt_width=input_ids.shape[1],
                 images=len(input_ids),
-                length=self.length,
+                length=length,
             ),
         )
 

@@ -11,6 +11,7 @@ from PIL import Image
 from torch import Tensor
 from transformers import Emu3ForConditionalGeneration
 
+from sjd2.models.base import Geometry
 from sjd2.models.decoder import DecoderOnly
 from sjd2.models.layout import Layout, one_size
 
@@ -70,13 +71,14 @@ class Emu3(DecoderOnly):
             )
         return self._rows(*size)
 
-    def encode(self, pictures: Sequence[Image.Image], processor: Any) -> Tensor:
+    def encode(self, pictures: Sequence[Image.Image], processor: Any, geometry: Geometry) -> Tensor:
         """See `ImageModel`."""
         made = processor.image_processor(images=list(pictures), return_tensors="pt")
         pixels = made["pixel_values"].to(self.model.device, self.model.dtype)
         with torch.no_grad():
             grids = self.model.model.vqmodel.encode(pixels, made["image_sizes"]).image_tokens
-        expected = (self.layout.height, self.layout.width)
+        rows = (geometry.length - len(self._after)) // geometry.row_width
+        expected = (rows, geometry.row_width - len(self._end_of_row))
         for grid in grids:
             if tuple(grid.shape) != expected:
                 raise ValueError(
@@ -85,7 +87,7 @@ class Emu3(DecoderOnly):
                 )
         codes = self.model.vocabulary_mapping.img2bpe_mapping_tensor.long()
         ids = codes[torch.stack(list(grids)).flatten(1).cpu()].to(self.model.device)
-        return self.numbered(self.layout.put(ids))
+        return self.between_fixed(ids, geometry)
 
     def _rows(self, height: int, width: int) -> Layout:
         return Layout(height, width, self._end_of_row, self._after)

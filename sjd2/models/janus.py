@@ -13,6 +13,7 @@ from transformers import Cache, GenerationConfig, JanusForConditionalGeneration
 from transformers.generation import GenerationMode
 
 from sjd2.models.base import (
+    Geometry,
     LogitsProcessor,
     Prompt,
     Request,
@@ -69,14 +70,15 @@ class Janus:
         model: the transformers model; it is used as it is and never changed.
     """
 
-    grammar: Tensor | None = None
     own_generation_mode = True
 
     def __init__(self, model: JanusForConditionalGeneration) -> None:
         self.model = model
         self.vocab_size: int = model.config.vq_config.num_embeddings
-        self.row_width: int = model.config.vq_config.num_patches
-        self.length: int = model.config.vision_config.num_image_tokens
+        self.geometry = Geometry(
+            length=model.config.vision_config.num_image_tokens,
+            row_width=model.config.vq_config.num_patches,
+        )
         self.backbone = model.model.language_model
         check_attention(self.backbone, self.backbone.config)
 
@@ -96,15 +98,16 @@ class Janus:
         return logits
 
     @torch.no_grad()
-    def encode(self, pictures: Sequence[Image.Image], processor: Any) -> Tensor:
+    def encode(self, pictures: Sequence[Image.Image], processor: Any, geometry: Geometry) -> Tensor:
         """See `ImageModel`."""
         made = processor.image_processor(images=list(pictures), return_tensors="pt")
         pixels = made["pixel_values"].to(self.model.device, self.model.dtype)
         tokens: Tensor = self.model.model.vqmodel.encode(pixels).image_tokens
         tokens = tokens.view(len(pictures), -1)
-        if tokens.shape[1] != self.length:
+        if tokens.shape[1] != geometry.length:
             raise ValueError(
-                f"processor: its pictures have {tokens.shape[1]} tokens, the model's {self.length}"
+                f"processor: its pictures have {tokens.shape[1]} tokens, the model's "
+                f"{geometry.length}"
             )
         return tokens
 
@@ -137,20 +140,18 @@ class Janus:
             )
             return None
         input_ids = rest.pop("input_ids", None) if inputs is None else inputs
-        _refuse_unsupported({**asked, **rest}, self.length)
+        _refuse_unsupported({**asked, **rest}, self.geometry.length)
         sampling = _sampling(config, tuple(logits_processor or ()))
         text = self.model.config.text_config
         input_ids, attention_mask = checked_ids(
             input_ids, attention_mask, self.model.device, text.vocab_size
         )
-        check_room(input_ids.shape[1], self.length, text.max_position_embeddings)
+        check_room(input_ids.shape[1], self.geometry.length, text.max_position_embeddings)
         repeats = config.num_return_sequences or 1
         input_ids = input_ids.repeat_interleave(repeats, dim=0)
         attention_mask = attention_mask.repeat_interleave(repeats, dim=0)
         prompt = self._prompt(input_ids, attention_mask, config, sampling.guidance_scale)
-        lockstep = Lockstep(
-            input_ids, self.length, self.vocab_size, config, streamer, stopping_criteria or ()
-        )
+        lockstep = Lockstep(input_ids, self.geometry, config, streamer, stopping_criteria or ())
         return lockstep.request(prompt, sampling)
 
     def _prompt(

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import difflib
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -12,11 +12,10 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from sjd2.config import DecodingConfig
-from sjd2.patching import accelerated, decoding_stats
+from sjd2.patching import decoding_stats, installed
 from sjd2.pictures.loading import DEMO
 from sjd2.pictures.pipeline import Pipeline
-from sjd2.sampler import DecodingStats
+from sjd2.sampler import DecodingStats, Method
 
 EXAMPLE = "a red ring above a blue square"
 
@@ -75,8 +74,7 @@ def draw(
     pipeline: Pipeline,
     captions: Sequence[str],
     seeds: Sequence[int],
-    config: DecodingConfig,
-    companions: Mapping[str, Any] | None = None,
+    method: Method,
     **sampling: float,
 ) -> Drawing:
     """Draw every caption once with every seed, all in one call of `generate`.
@@ -86,8 +84,7 @@ def draw(
         captions: what to draw.
         seeds: of the pictures of each caption, so that a picture depends on its caption and its
             seed, not on its neighbours.
-        config: how to decode.
-        companions: `adapter` and `corrector`, as `accelerate` takes them.
+        method: how to decode.
         **sampling: `guidance_scale`, `temperature`, `top_k`, `top_p`; what is left out is as in the
             model's generation config.
 
@@ -96,10 +93,9 @@ def draw(
 
     Raises:
         ValueError: a setting or a caption that the model cannot take, before any forward.
-        OSError: there is no adapter in the folder.
     """
     model = pipeline.model
-    with accelerated(model, config, **(companions or {})):
+    with installed(model, method):
         generated = model.generate(
             **pipeline.inputs(captions),
             generation_mode="image",

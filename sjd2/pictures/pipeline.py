@@ -70,7 +70,7 @@ class JanusPipeline:
 
     def grid(self, values: Tensor) -> Tensor:
         """See `Pipeline`."""
-        return values.reshape(len(values), -1, family_of(self.model).row_width)
+        return values.reshape(len(values), -1, family_of(self.model).geometry.row_width)
 
     def pictures(self, generated: Tensor) -> list[Image.Image]:
         """See `Pipeline`."""

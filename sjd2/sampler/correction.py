@@ -3,47 +3,33 @@
 from __future__ import annotations
 
 import torch
-from torch import Tensor
 
 from sjd2.config import CorrectorPasses
-from sjd2.kernels import Rules, Verdict, Window, activate_window, correct_window
+from sjd2.kernels import Verdict, Window, activate_window, correct_window
 from sjd2.models.corrector import Corrector
 from sjd2.sampler.state import DecodingState
+from sjd2.sampler.watchers import Iteration
 
 
 class Correction:
-    """Moves the drafts of every next window to laws that know their new neighbours.
+    """Moves the drafts of every next window to distributions that know their new neighbours.
 
     Args:
-        corrector: guesses these laws.
-        table: [V, D], input embeddings of the image tokens.
-        grammar: int64 [length] or None, forced tokens, -1 where free.
-        rules: of the verification.
+        state: of the call.
+        corrector: guesses these distributions.
         passes: over all columns at once, or "sweep": one column after another, from the left.
     """
 
-    def __init__(
-        self,
-        corrector: Corrector,
-        table: Tensor,
-        grammar: Tensor | None,
-        rules: Rules,
-        passes: CorrectorPasses,
-    ) -> None:
-        self.corrector, self.grammar = corrector, grammar
-        self.rules, self.passes = rules, passes
-        self.shifts = corrector.shifts(table)
+    def __init__(self, state: DecodingState, corrector: Corrector, passes: CorrectorPasses) -> None:
+        self.corrector, self.passes = corrector, passes
+        self.rules, self.grammar = state.rules, state.geometry.grammar
+        self.shifts = corrector.shifts(state.table)
 
-    def correct(self, state: DecodingState, hidden: Tensor, verdict: Verdict) -> Verdict:
-        """The verdict with another next window.
-
-        Args:
-            state: as it was when the forward was made.
-            hidden: [R, W, D'], the forward's last hidden states.
-            verdict: on its logits.
-        """
+    def correct(self, now: Iteration) -> Verdict:
+        """The verdict of an iteration, with another next window."""
+        state, verdict = now.state, now.verdict
         scored, tokens = verdict.window, state.standing()
-        added = self.corrector.read(hidden, len(state.rows))
+        added = self.corrector.read(now.hidden, len(state.rows))
         seen = activate_window(
             added,
             tokens,

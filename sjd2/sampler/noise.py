@@ -1,7 +1,9 @@
-"""The drafts of a window as they are fed: embeddings on their way from noise to tokens."""
+"""Drafts as method "sjd2" feeds them: embeddings on their way from noise to tokens."""
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -9,9 +11,13 @@ import torch
 from torch import Tensor
 
 from sjd2.config import Schedule
-from sjd2.kernels import Verdict, Window, denoise_step, noisy_embed
+from sjd2.kernels import Verdict, denoise_step, noisy_embed
 from sjd2.kernels.reference.verify_window import grammar_at
+from sjd2.models.adapter import Adapter, Gate
+from sjd2.models.base import ImageModel
+from sjd2.sampler.drafts import Slots
 from sjd2.sampler.schedule import noise_levels, steps_allowed
+from sjd2.sampler.state import DecodingState
 
 
 class TimeEmbedding(Protocol):
@@ -40,15 +46,38 @@ class Trajectory:
     staggered: bool = True
 
 
-class Noise:
+@contextmanager
+def noisy_drafts(
+    model: ImageModel,
+    state: DecodingState,
+    *,
+    adapter: Adapter,
+    steps: int,
+    schedule: Schedule,
+    staggered: bool,
+) -> Iterator[NoisyDrafts]:
+    """The source of `NoisyDrafts`: inside the block the adapter acts on the model's layers.
+
+    Args:
+        model: whose backbone the adapter acts on.
+        state: of the call, its first window the one that drafts enter.
+        adapter: lets the model read noise.
+        steps, schedule, staggered: as in `Trajectory`.
+    """
+    trajectory = Trajectory(steps, schedule, state.next_width, adapter, staggered)
+    with adapter.attached(model.backbone) as gate:
+        yield NoisyDrafts(trajectory, state, gate)
+
+
+class NoisyDrafts:
     """Embedding and remaining denoising steps of every draft, moving with the window.
+
+    A token that the grammar forces is never noisy.
 
     Args:
         trajectory: how drafts get from noise to tokens.
-        table: [V, D], input embeddings of the image tokens.
-        window: the first window, whose drafts enter here.
-        seed: int64 [B].
-        grammar: int64 [length] or None; a forced token is never noisy.
+        state: of the call; the drafts of its window enter here.
+        gate: tells the adapter which slots are noisy.
 
     RNG: counter-addressed Philox, stream EMBED: a position's noise is that of its seed, for good.
     """
@@ -56,38 +85,36 @@ class Noise:
     def __init__(
         self,
         trajectory: Trajectory,
-        table: Tensor,
-        window: Window,
-        seed: Tensor,
-        grammar: Tensor | None,
+        state: DecodingState,
+        gate: Gate,
     ) -> None:
-        self.trajectory, self.table, self.grammar = trajectory, table, grammar
-        self.levels = noise_levels(trajectory.steps, trajectory.schedule).to(table.device)
-        self.mean, self.std = table_statistics(table)
-        position = torch.zeros_like(seed)
-        entering = torch.full_like(window.tokens, trajectory.steps)
-        self.steps = self._bounded(entering, position)  # int64 [B, W]
-        self.drafts = self._enter(window.tokens, seed, position)  # [B, W, D]
+        self.trajectory, self.gate = trajectory, gate
+        self.table, self.grammar = state.table, state.geometry.grammar
+        self.levels = noise_levels(trajectory.steps, trajectory.schedule).to(self.table.device)
+        self.mean, self.std = table_statistics(self.table)
+        entering = torch.full_like(state.window.tokens, trajectory.steps)
+        self.steps = self._bounded(entering, state.position)  # int64 [B, W]
+        self.embeddings = self._enter(state.window.tokens, state)  # [B, W, D]
 
-    def feed(self, window: Window, copies: int) -> tuple[Tensor, Tensor]:
-        """What the slots are fed, [copies * B, W, D], and which of them are noisy, bool [B, W]."""
+    @property
+    def timestep(self) -> Tensor:
+        """The noise level of every draft, float32 [B, W] in [0, 1]."""
+        return self.levels[self.steps]
+
+    def feed(self, state: DecodingState) -> Slots:
+        """See `Drafts`."""
+        window = state.window
         clean = noisy_embed(window.slots[:, :1], self.table)
         # The last draft is fed in no slot yet.
-        timestep = self.levels[self.steps[:, :-1]]
-        drafts = self.drafts[:, :-1]
-        told = (drafts + self.trajectory.adapter.time_embedding(timestep)).to(drafts.dtype)
-        drafts = torch.where(timestep.unsqueeze(-1) > 0, told, drafts)
+        timestep, drafts = self.timestep[:, :-1], self.embeddings[:, :-1]
+        timed = (drafts + self.trajectory.adapter.time_embedding(timestep)).to(drafts.dtype)
+        drafts = torch.where(timestep.unsqueeze(-1) > 0, timed, drafts)
         noisy = torch.cat((torch.zeros_like(window.slots[:, :1]), self.steps[:, :-1]), dim=1) > 0
-        return torch.cat((clean, drafts), dim=1).repeat(copies, 1, 1), noisy
+        self.gate.noisy = noisy.repeat(state.copies, 1)
+        return Slots(torch.cat((clean, drafts), dim=1).repeat(state.copies, 1, 1), noisy)
 
-    def advance(self, verdict: Verdict, seed: Tensor, position: Tensor) -> None:
-        """Slide with the window, one denoising step on; what enters is noise.
-
-        Args:
-            verdict: with the next window.
-            seed: int64 [B].
-            position: int64 [B], of column 0 of the next window.
-        """
+    def advance(self, state: DecodingState, verdict: Verdict) -> None:
+        """See `Drafts`: one denoising step on; what enters is noise."""
         tokens = verdict.window.tokens
         last = self.steps.shape[1] - 1
         source = torch.arange(tokens.shape[1], device=tokens.device)
@@ -95,25 +122,25 @@ class Noise:
         old, is_new = source.clamp(max=last), source > last
         steps = self.steps.gather(1, old)
         aged = torch.where(is_new, self.trajectory.steps, (steps - 1).clamp(min=0))
-        self.steps = self._bounded(aged, position)
+        self.steps = self._bounded(aged, state.position)
         rows = torch.arange(len(tokens), device=tokens.device)[:, None]
         # A draft takes a step from its own level towards the token that now stands there.
         refined = denoise_step(
-            self.drafts[rows, old],
+            self.embeddings[rows, old],
             self.table[tokens],
             self.levels[torch.where(is_new, 0, steps)],
             self.levels[torch.where(is_new, 0, self.steps)],
         )
-        entering = self._enter(tokens, seed, position)
-        self.drafts = torch.where(is_new.unsqueeze(-1), entering, refined)
+        entering = self._enter(tokens, state)
+        self.embeddings = torch.where(is_new.unsqueeze(-1), entering, refined)
 
     def narrow(self, width: int) -> None:
-        """Keep the first `width` columns."""
-        self.steps, self.drafts = self.steps[:, :width], self.drafts[:, :width]
+        """See `Drafts`."""
+        self.steps, self.embeddings = self.steps[:, :width], self.embeddings[:, :width]
 
     def keep_rows(self, rows: Tensor) -> None:
-        """Keep the given rows, int64 [B']."""
-        self.steps, self.drafts = self.steps[rows], self.drafts[rows]
+        """See `Drafts`."""
+        self.steps, self.embeddings = self.steps[rows], self.embeddings[rows]
 
     def _bounded(self, steps: Tensor, position: Tensor) -> Tensor:
         """Denoising steps [B, W] within what bands and grammar allow."""
@@ -127,16 +154,16 @@ class Noise:
             steps = steps.masked_fill(forced, 0)
         return steps
 
-    def _enter(self, tokens: Tensor, seed: Tensor, position: Tensor) -> Tensor:
+    def _enter(self, tokens: Tensor, state: DecodingState) -> Tensor:
         """Embeddings of drafts that enter at their present levels: [B, W, D]."""
         return noisy_embed(
             tokens,
             self.table,
-            timestep=self.levels[self.steps],
+            timestep=self.timestep,
             mean=self.mean,
             std=self.std,
-            seed=seed,
-            position=position,
+            seed=state.seed,
+            position=state.position,
         )
 
 

@@ -9,36 +9,43 @@ from __future__ import annotations
 
 import math
 from dataclasses import replace
-from typing import Any
 
 import torch
 from torch import Tensor
 from torch.nn.functional import normalize
 
-from sjd2.kernels import Rules, Verdict, Window, verify_window
+from sjd2.kernels import Verdict, Window, verify_window
 from sjd2.kernels.reference.target import target_log_probs
 from sjd2.kernels.reference.verify_window import draft_log_probs
-from sjd2.sampler.noise import Noise
+from sjd2.sampler.drafts import Slots
+from sjd2.sampler.noise import NoisyDrafts
+from sjd2.sampler.state import DecodingState
 
 _RETAINED = math.log(0.5)
 
 
-def verify_as_published(
-    logits: Tensor, window: Window, rules: Rules, noise: Noise, **at: Any
-) -> Verdict:
-    """`verify_window` by the rules of the paper; further arguments as there, but for `noisy`.
+def verify_as_published(logits: Tensor, state: DecodingState, slots: Slots) -> Verdict:
+    """The rule of the paper: verifies behind noise, and keeps what has half the probability.
+
+    Args:
+        logits: [R, W, V].
+        state: of the call, its drafts `NoisyDrafts`.
+        slots: what was fed.
 
     Source: arXiv 2510.08994, section 4.2.
     """
+    noise, window, rules = state.drafts, state.window, state.rules
+    assert isinstance(noise, NoisyDrafts)
     drafts = _nearest(noise, window)
     window = window._replace(slots=torch.cat((window.slots[:, :1], drafts), dim=1))
-    verdict = verify_window(logits, window, replace(rules, coupling="independent"), **at)
+    independent = replace(rules, coupling="independent")
+    verdict = verify_window(logits, window, independent, **state.place)
     return retain(verdict, window, target_log_probs(logits, rules), noise.steps == 0)
 
 
-def _nearest(noise: Noise, window: Window) -> Tensor:
+def _nearest(noise: NoisyDrafts, window: Window) -> Tensor:
     """What noisy drafts stand for: the token whose embedding has the most similar direction."""
-    drafts = (noise.drafts.float() - noise.mean) / noise.std
+    drafts = (noise.embeddings.float() - noise.mean) / noise.std
     table = (noise.table.float() - noise.mean) / noise.std
     nearest = (normalize(drafts, dim=-1) @ normalize(table, dim=-1).T).argmax(dim=-1)
     return torch.where(noise.steps > 0, nearest, window.tokens)

@@ -2,63 +2,74 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 from torch import Tensor
 
-from sjd2.kernels import Verdict, Window, commit_window, first_window, noisy_embed
-from sjd2.models.base import ImageModel, Prompt
+from sjd2.kernels import Rules, Verdict, Window, commit_window, first_window
+from sjd2.models.base import ImageModel, Request
 from sjd2.sampler.cache import WindowCache
-from sjd2.sampler.noise import Noise, Trajectory
+from sjd2.sampler.drafts import Drafts, Slots, TokenDrafts
 
 # Below this share of unfinished rows, copying them together is cheaper than carrying the others.
 _WORTH_KEEPING = 0.75
+# On a GPU the host asks this seldom whether rows are finished, so as not to wait for the device.
+_SETTLE_EVERY = 4
 
 
 class DecodingState:
     """The pictures being drawn. Tensors hold a row per *unfinished* picture, but for `tokens`.
 
     Args:
-        model: gives vocabulary, picture length and grammar.
-        prompt: gives rows and the room that the prefix needs.
+        model: gives the embedding table.
+        request: gives prompts and the geometry of the pictures.
         seeds: one per picture.
-        table: [V, D], input embeddings of the image tokens.
+        rules: of the verification.
         width: slots of a window.
         first: slots of the first one.
-        trajectory: how drafts get from noise to tokens; None where they are tokens all along.
+        backend: that the operations run on, by name.
+
+    Attributes:
+        drafts: what the slots are fed; tokens, unless a method sets another source.
+        complete: tokens that every picture has, as far as the host knows.
+        committed: tokens of all pictures, as far as the host knows.
     """
 
     def __init__(
         self,
         model: ImageModel,
-        prompt: Prompt,
+        request: Request,
         seeds: list[int],
-        table: Tensor,
+        rules: Rules,
         width: int,
         first: int,
-        trajectory: Trajectory | None = None,
+        backend: str = "eager",
     ) -> None:
+        prompt, geometry = request.prompt, request.geometry
         device, images = prompt.embeddings.device, len(seeds)
-        self.length, self.table = model.length, table
+        self.prompt, self.geometry, self.rules = prompt, geometry, rules
+        self.length, self.table = geometry.length, model.embedding_table()
+        self.backend = backend
+        self.settle_every = 1 if device.type == "cpu" else _SETTLE_EVERY
         self.rows = torch.arange(images, device=device)
         self.seed = torch.tensor(seeds, dtype=torch.int64, device=device)
         self.position = torch.zeros_like(self.rows)
         self.next_width = width
         self.window: Window = first_window(
-            self.seed, first, model.vocab_size, grammar=model.grammar
+            self.seed, first, model.vocab_size, grammar=geometry.grammar
         )
         # A window may overrun the picture, so there is room for one behind it.
-        self.tokens = torch.zeros(images, model.length + width, dtype=torch.int64, device=device)
+        self.tokens = torch.zeros(images, self.length + width, dtype=torch.int64, device=device)
         self.copies = prompt.embeddings.shape[0] // images
-        room = prompt.embeddings.shape[1] + model.length + width
+        room = prompt.embeddings.shape[1] + self.length + width
         cached = prompt.past.width if prompt.past else 0
         self.cache = WindowCache(self.copies * images, room + cached, device)
         if prompt.past:
             self.cache.fill(prompt.past)
         self.iteration = 1
-        self.complete = 0  # tokens that every picture has, as far as the host has been told
-        self.noise: Noise | None = None
-        if trajectory is not None:
-            self.noise = Noise(trajectory, table, self.window, self.seed, model.grammar)
+        self.complete = self.committed = 0
+        self.drafts: Drafts = TokenDrafts()
 
     @property
     def width(self) -> int:
@@ -70,6 +81,23 @@ class DecodingState:
         """Whether any picture is unfinished, as far as the host has been told."""
         return self.rows.numel() > 0
 
+    @property
+    def is_due(self) -> bool:
+        """Whether it is time for the host to read positions."""
+        return (self.iteration - 1) % self.settle_every == 0
+
+    @property
+    def place(self) -> dict[str, Any]:
+        """Where the window stands, as the operations are told."""
+        return {
+            "seed": self.seed,
+            "position": self.position,
+            "iteration": self.iteration,
+            "length": self.length,
+            "grammar": self.geometry.grammar,
+            "next_width": self.next_width,
+        }
+
     def columns(self) -> Tensor:
         """Picture positions of the columns, int64 [B, W]."""
         return self.position[:, None] + torch.arange(self.width, device=self.position.device)
@@ -78,26 +106,25 @@ class DecodingState:
         """What stands at every picture position, drafts included, int64 [B, length + room]."""
         return self.tokens[self.rows].scatter(1, self.columns(), self.window.tokens)
 
-    def inputs(self) -> tuple[Tensor, Tensor | None]:
-        """What the slots are fed, [R, W, D], and which are noisy, bool [B, W] or None for none."""
-        if self.noise is not None:
-            return self.noise.feed(self.window, self.copies)
-        return noisy_embed(self.window.fed, self.table, copies=self.copies), None
+    def feed(self) -> Slots:
+        """What the slots of the window are fed; the first one begins with the prompts' ends."""
+        slots = self.drafts.feed(self)
+        if self.iteration > 1:
+            return slots
+        rows = torch.arange(len(self.prompt.lengths), device=self.seed.device)
+        ends = self.prompt.embeddings[rows, self.prompt.lengths - 1].unsqueeze(1)
+        return slots._replace(embeddings=torch.cat((ends, slots.embeddings[:, 1:]), dim=1))
 
     def commit(self, verdict: Verdict) -> None:
         """Commit every row's own accept length; nothing is read back to the host."""
         commit_window(verdict, self.rows, self.tokens, self.position, self.cache.lengths)
         self.window = verdict.window
         self.cache.close_window()
-        if self.noise is not None:
-            self.noise.advance(verdict, self.seed, self.position)
+        self.drafts.advance(self, verdict)
         self.iteration += 1
 
-    def settle(self) -> int:
+    def settle(self) -> None:
         """Read the positions: let finished rows leave and cut the window to what remains.
-
-        Returns:
-            Tokens committed so far, over all pictures.
 
         Sync: reads two small tensors from the device.
         """
@@ -111,16 +138,14 @@ class DecodingState:
             remaining = self.length - min(positions)
             self.next_width = min(self.next_width, remaining)
             self.window = self.window.narrow(self.next_width)
-            if self.noise is not None:
-                self.noise.narrow(self.next_width)
+            self.drafts.narrow(self.next_width)
             self.cache.measure(int(self.cache.lengths.max()))
-        return gone * self.length + sum(positions)
+        self.committed = gone * self.length + sum(positions)
 
     def _keep_rows(self, rows: Tensor) -> None:
         everyone = len(self.rows)
         self.rows, self.seed = self.rows[rows], self.seed[rows]
         self.position = self.position[rows]
         self.window = self.window.keep_rows(rows)
-        if self.noise is not None:
-            self.noise.keep_rows(rows)
+        self.drafts.keep_rows(rows)
         self.cache.keep_rows(torch.cat([rows + everyone * copy for copy in range(self.copies)]))

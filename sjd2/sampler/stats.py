@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import time
 from dataclasses import asdict, dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
 
-from sjd2.kernels import Verdict
+if TYPE_CHECKING:
+    from sjd2.sampler.method import Method
+    from sjd2.sampler.state import DecodingState
+    from sjd2.sampler.watchers import Iteration
 
 
 @dataclass(frozen=True)
@@ -72,7 +76,6 @@ class DecodingStats:
             "images": f"{self.images} ({self.tokens} tokens)",
             "forwards per image": f"{mean_forwards:.1f}",
             "forwards of the batch": f"{self.total_forward_passes} + {self.prefill_passes} prefill",
-            "tokens per forward": f"{self.tokens_per_forward:.2f}",
             "step compression": f"{self.step_compression:.2f}x",
             "accepted / recovered": f"{self.accepted} / {self.recovered}",
             "seconds": f"{self.seconds:.2f}",
@@ -82,8 +85,10 @@ class DecodingStats:
         return "\n".join(f"{name:<{width}}  {value}" for name, value in rows.items())
 
 
-class Recorder:
-    """Collects verdicts on the device; reads them once, at the end.
+class Account:
+    """Watches a call: collects verdicts on the device and reads them once, at the end.
+
+    Seconds count from its making.
 
     Args:
         images: pictures of the call.
@@ -92,47 +97,50 @@ class Recorder:
 
     def __init__(self, images: int, *, trace: bool) -> None:
         self.images, self.trace = images, trace
-        self.iterations = 0
+        self.iterations, self.started = 0, time.perf_counter()
         self._rows: list[Tensor] = []
         self._accept_lengths: list[Tensor] = []
         self._accepted: list[Tensor] = []
 
-    def record(self, rows: Tensor, verdict: Verdict) -> None:
-        """Note one iteration of the given images [B]."""
+    def iteration(self, now: Iteration) -> None:
+        """See `Watcher`."""
         self.iterations += 1
-        self._rows.append(rows)
-        self._accept_lengths.append(verdict.accept_length)
-        self._accepted.append(verdict.accepted)
+        self._rows.append(now.state.rows)
+        self._accept_lengths.append(now.verdict.accept_length)
+        self._accepted.append(now.verdict.accepted)
 
-    def stats(
-        self, method: str, backend: str, prefill_passes: int, seconds: float, is_corrected: bool
-    ) -> DecodingStats:
-        """Sum up; arguments as the attributes of `DecodingStats`.
+    def settled(self, state: DecodingState) -> bool:
+        """See `Watcher`."""
+        return True
+
+    def stats(self, method: Method, state: DecodingState) -> DecodingStats:
+        """What the call took.
 
         Sync: reads everything recorded.
         """
+        seconds = time.perf_counter() - self.started
         lengths: list[list[int]] = [[] for _ in range(self.images)]
         for rows, accept_length in zip(self._rows, self._accept_lengths, strict=True):
             for row, tokens in zip(rows.tolist(), accept_length.tolist(), strict=True):
                 if tokens:
                     lengths[row].append(tokens)
         # One slot verifies nothing: its draft may coincide with the draw, but saves no forward.
-        accepted = 0 if method == "ar" else int(torch.cat(self._accepted).sum())
+        accepted = 0 if method.name == "ar" else int(torch.cat(self._accepted).sum())
         tokens = sum(map(sum, lengths))
         return DecodingStats(
-            method=method,
-            backend=backend,
+            method=method.name,
+            backend=state.backend,
             images=self.images,
             tokens=tokens,
             forward_passes=tuple(map(len, lengths)),
             total_forward_passes=self.iterations,
-            prefill_passes=prefill_passes,
+            prefill_passes=int(state.prompt.embeddings.shape[1] > 1),
             accepted=accepted,
             recovered=tokens - accepted,
             accept_lengths=tuple(map(tuple, lengths)),
             seconds=seconds,
             committed_at=tuple(map(_committed_at, lengths)) if self.trace else None,
-            is_corrected=is_corrected,
+            is_corrected=method.is_corrected,
         )
 
 

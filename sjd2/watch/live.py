@@ -2,20 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator
 from queue import Empty, SimpleQueue
 from threading import Event, Thread
-from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
-from sjd2.config import DecodingConfig, seeds_for
 from sjd2.models import family_of
 from sjd2.models.base import ImageModel, Request
 from sjd2.pictures.pipeline import Pipeline
-from sjd2.sampler import decode
-from sjd2.sampler.decode import Iteration
+from sjd2.sampler import Method, decode
+from sjd2.sampler.state import DecodingState
+from sjd2.sampler.watchers import Iteration
 from sjd2.watch.trace import Trace
 
 _NEVER = torch.iinfo(torch.int64).max
@@ -24,16 +23,11 @@ _NEVER = torch.iinfo(torch.int64).max
 Step = tuple[Tensor, int]
 
 
-class _Stopped(Exception):  # noqa: N818  (no error: nobody is looking any more)
-    pass
-
-
 def live(
     pipeline: Pipeline,
     caption: str,
     seed: int,
-    config: DecodingConfig,
-    companions: Mapping[str, nn.Module | None],
+    method: Method,
     label: str,
     **sampling: float,
 ) -> Iterator[Trace]:
@@ -43,8 +37,7 @@ def live(
         pipeline: whose model draws; it is left as it was.
         caption: what to draw.
         seed: of the picture.
-        config: how to decode.
-        companions: "adapter" and "corrector" to decode with.
+        method: how to decode.
         label: of the traces.
         **sampling: `guidance_scale`, `temperature`, `top_k`, `top_p`.
 
@@ -62,9 +55,9 @@ def live(
     request = family.request(**inputs, generation_mode="image", do_sample=True, **sampling)
     if request is None:
         raise ValueError("this model cannot be accelerated with these settings")
-    forwards = torch.full((1, family.length), _NEVER)
+    forwards = torch.full((1, request.geometry.length), _NEVER)
     lengths: list[int] = []
-    for steps in _decoded(family, request, config, seed, companions):
+    for steps in _decoded(family, request, method, seed):
         for committed in filter(None, (committed for _, committed in steps)):
             # A GPU goes on for some forwards after the last token; they commit nothing.
             done = sum(lengths)
@@ -76,32 +69,35 @@ def live(
         yield Trace(label, picture, committed_at, tuple(lengths))
 
 
+class _Steps:
+    """A watcher that hands on every forward of a single picture, until nobody looks any more."""
+
+    def __init__(self) -> None:
+        self.queue: SimpleQueue[Step | BaseException | None] = SimpleQueue()
+        self.is_over = Event()
+
+    def iteration(self, now: Iteration) -> None:
+        """See `Watcher`."""
+        self.queue.put(_step(now))
+
+    def settled(self, state: DecodingState) -> bool:
+        """See `Watcher`."""
+        return not self.is_over.is_set()
+
+
 def _decoded(
-    family: ImageModel,
-    request: Request,
-    config: DecodingConfig,
-    seed: int,
-    companions: Mapping[str, nn.Module | None],
+    family: ImageModel, request: Request, method: Method, seed: int
 ) -> Iterator[list[Step]]:
     """Whatever forwards were done since the last look, one at least."""
-    steps: SimpleQueue[Step | BaseException | None] = SimpleQueue()
-    is_over = Event()
-
-    def note(iteration: Iteration) -> None:
-        if is_over.is_set():
-            raise _Stopped
-        steps.put(_step(iteration, family.length))
-
-    thread = Thread(
-        target=_run, args=(family, request, config, seed, companions, note, steps.put), daemon=True
-    )
+    steps = _Steps()
+    thread = Thread(target=_run, args=(family, request, method, seed, steps), daemon=True)
     thread.start()
     try:
         while True:
-            found = [steps.get()]
+            found = [steps.queue.get()]
             while found[-1] is not None:
                 try:
-                    found.append(steps.get_nowait())
+                    found.append(steps.queue.get_nowait())
                 except Empty:
                     break
             for one in found:
@@ -113,35 +109,22 @@ def _decoded(
             if found[-1] is None:
                 return
     finally:
-        is_over.set()
+        steps.is_over.set()
         thread.join()
 
 
-def _run(
-    family: ImageModel,
-    request: Request,
-    config: DecodingConfig,
-    seed: int,
-    companions: Mapping[str, nn.Module | None],
-    note: Callable[[Iteration], None],
-    tell: Callable[[BaseException | None], None],
-) -> None:
-    denoises = config.method in ("auto", "sjd2")
-    adapter: Any = companions.get("adapter") if denoises else None
-    corrector: Any = companions.get("corrector")
+def _run(family: ImageModel, request: Request, method: Method, seed: int, steps: _Steps) -> None:
     try:
-        decode(family, request, config, seeds_for(seed, 1), adapter, corrector, note)
-    except _Stopped:
-        return
+        decode(family, request, method, [seed], [steps])
     except Exception as error:  # raised where somebody looks
-        tell(error)
-    tell(None)
+        steps.queue.put(error)
+    steps.queue.put(None)
 
 
-def _step(iteration: Iteration, length: int) -> Step:
+def _step(now: Iteration) -> Step:
     """What stands in the only picture once this forward is committed."""
-    state, verdict = iteration.state, iteration.verdict
+    state, verdict = now.state, now.verdict
     tokens = state.standing()[0].clone()
     first, committed = int(state.position[0]), int(verdict.accept_length[0])
     tokens[first : first + committed] = verdict.tokens[0, :committed]
-    return tokens[:length].cpu(), committed
+    return tokens[: state.length].cpu(), committed

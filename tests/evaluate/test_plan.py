@@ -3,7 +3,9 @@
 import pytest
 
 from sjd2.config import DecodingConfig
-from sjd2.evaluate import METHODS, Plan, choose_methods
+from sjd2.evaluate import Plan
+from sjd2.models.companions import Companions
+from sjd2.sampler.presets import PRESETS, choose_presets
 
 
 def plan(**changes):
@@ -11,7 +13,7 @@ def plan(**changes):
         "model_name": "demo",
         "captions": ("a", "b", "c"),
         "seeds": (0, 1),
-        "methods": {name: METHODS[name] for name in ("ar", "gumbel", "maximal")},
+        "methods": {name: PRESETS[name] for name in ("ar", "gumbel", "maximal")},
         "windows": (8, 16),
         "guidance": 2.0,
         "temperature": 1.0,
@@ -57,20 +59,20 @@ def test_curves_are_measured_once_at_the_widest_window():
 
 def test_a_setting_decodes_as_its_method_says():
     """Kills: settings of another method, and a window that is not passed on."""
-    told = plan(backend="eager")
-    gumbel = next(setting for setting in told.table() if setting.method == "gumbel")
-    assert told.config(gumbel) == DecodingConfig(
+    eager = plan(backend="eager")
+    gumbel = next(setting for setting in eager.table() if setting.method == "gumbel")
+    assert eager.method(gumbel).config == DecodingConfig(
         method="sjd", verify="gumbel", window=8, backend="eager"
     )
-    assert told.config(told.table()[0]).method == "ar"
+    assert eager.method(eager.table()[0]).name == "ar"
 
 
 def test_methods_without_what_they_need_are_left_out_or_refused():
     """Kills: a corrected method without a corrector, which would be measured as another."""
-    none = {"adapter": None, "corrector": None}
-    assert list(choose_methods(None, none)) == ["ar", "independent", "gumbel", "maximal"]
-    assert "corrected" in choose_methods(None, {"adapter": None, "corrector": object()})
+    none = Companions()
+    assert list(choose_presets(None, none)) == ["ar", "independent", "gumbel", "maximal"]
+    assert "corrected" in choose_presets(None, Companions(corrector=object()))
     with pytest.raises(ValueError, match="'corrected': the model has no corrector"):
-        choose_methods(("corrected",), none)
+        choose_presets(("corrected",), none)
     with pytest.raises(ValueError, match="did you mean 'maximal'"):
-        choose_methods(("maximum",), none)
+        choose_presets(("maximum",), none)

@@ -89,7 +89,7 @@ class Stub:
 
     encoded = 0
 
-    def encode(self, pictures: list[Image.Image], processor: Any) -> torch.Tensor:
+    def encode(self, pictures: list[Image.Image], processor: Any, geometry: Any) -> torch.Tensor:
         self.encoded += len(pictures)
         return torch.tensor([[picture.getpixel((0, 0))[0]] * 4 for picture in pictures])
 
@@ -106,13 +106,13 @@ def test_tokens_are_kept_and_an_unreadable_picture_costs_nothing_else(
     (tmp_path / "p" / "9.png").write_bytes(good[:20])
     family, examples = Stub(), read_examples(str(tmp_path / "p"))
     with pytest.raises(ValueError, match=r"9\.png: no readable picture"):
-        picture_tokens(family, None, examples, tmp_path / "t", batch=3)
+        picture_tokens(family, None, None, examples, tmp_path / "t", batch=3)
     assert family.encoded == 8
     (tmp_path / "p" / "9.png").write_bytes(good)
-    tokens = picture_tokens(family, None, examples, tmp_path / "t", batch=3)
+    tokens = picture_tokens(family, None, None, examples, tmp_path / "t", batch=3)
     assert family.encoded == 10
     assert tokens[:, 0].tolist() == list(range(10))
-    assert picture_tokens(family, None, examples[1:], tmp_path / "t")[:, 0].tolist() == list(
+    assert picture_tokens(family, None, None, examples[1:], tmp_path / "t")[:, 0].tolist() == list(
         range(1, 10)
     )
 

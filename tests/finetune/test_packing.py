@@ -15,8 +15,10 @@ from sjd2.finetune.packing import Windows, hidden_behind, packed_log_probs
 from sjd2.finetune.rollouts import Rollouts
 from sjd2.kernels.reference.target import guide
 from sjd2.models import family_of
-from sjd2.sampler import decode
-from sjd2.sampler.decode import Iteration
+from sjd2.models.companions import Companions
+from sjd2.sampler import decode, resolve
+from sjd2.sampler.noise import NoisyDrafts
+from sjd2.sampler.watchers import Iteration, OnIteration
 from tests.janus_model import LENGTH, MASK, PROMPTS
 from tests.sampler.test_decode_replay import replayed_log_probs
 from tests.sampler.test_denoising import loud_adapter
@@ -45,13 +47,14 @@ def test_packed_windows_predict_what_decoding_predicted(janus: Any) -> None:
     def watch(iteration: Iteration) -> None:
         state = iteration.state
         if len(state.rows) == 3 and 1 < state.width == CONFIG.window:
-            noise = state.noise
-            assert noise is not None
-            timestep = noise.levels[noise.steps[:, :-1]]
+            noise = state.drafts
+            assert isinstance(noise, NoisyDrafts)
+            timestep = noise.timestep[:, :-1]
             law = guide(iteration.logits, 3.0).log_softmax(-1)
-            seen.append((state.position.clone(), noise.drafts[:, :-1], timestep, law))
+            seen.append((state.position.clone(), noise.embeddings[:, :-1], timestep, law))
 
-    tokens, _ = decode(family, request, CONFIG, [5, 6, 7], adapter, observe=watch)
+    method = resolve(CONFIG, Companions(adapter=adapter))
+    tokens, _ = decode(family, request, method, [5, 6, 7], [OnIteration(watch)])
     seen = seen[:6:2]
     start = torch.stack([position for position, *_ in seen], dim=1)
     drafts = torch.stack([fed for _, fed, _, _ in seen], dim=1)

@@ -17,8 +17,9 @@ import sjd2
 from sjd2.config import DecodingConfig
 from sjd2.kernels import _dispatch, verify_window
 from sjd2.models.base import Sampling
-from sjd2.sampler import decode
+from sjd2.sampler import decode, drafts, method, resolve
 from sjd2.sampler.cache import WindowCache
+from sjd2.sampler.state import DecodingState
 from tests.janus_model import MASK, PROMPTS, tiny_janus
 from tests.table_model import TableModel, chi_square, make_request, threshold
 
@@ -34,7 +35,8 @@ def draw(
     config: DecodingConfig, seeds: range, model: TableModel | None = None
 ) -> tuple[Tensor, Any]:
     model = model or TableModel(length=9)
-    return decode(model, make_request(model, [PROMPT] * len(seeds), GUIDED), config, seeds)
+    request = make_request(model, [PROMPT] * len(seeds), GUIDED)
+    return decode(model, request, resolve(config), seeds)
 
 
 @interpreted
@@ -108,17 +110,16 @@ def test_an_iteration_is_six_launches_and_no_readback(monkeypatch: pytest.Monkey
     monkeypatch.setattr(InterpretedFunction, "run", counted)
     for name in ("hidden", "logits"):
         monkeypatch.setattr(model, name, outside(getattr(model, name)))
-    loop = sys.modules[decode.__module__]
-    commit = loop.DecodingState.commit
+    commit = DecodingState.commit
 
     def committed(self: Any, verdict: Any) -> None:
         commit(self, verdict)
         per_iteration.append(list(counter.seen))
         counter.seen.clear()
 
-    monkeypatch.setattr(loop.DecodingState, "commit", committed)
-    settle = loop.DecodingState.settle
-    monkeypatch.setattr(loop.DecodingState, "settle", outside(settle))
+    monkeypatch.setattr(DecodingState, "commit", committed)
+    settle = DecodingState.settle
+    monkeypatch.setattr(DecodingState, "settle", outside(settle))
     with counter:
         draw(DecodingConfig(window=4, backend="triton"), range(2), model)
     steady = per_iteration[2:]
@@ -135,7 +136,6 @@ def test_an_iteration_on_a_gpu_waits_for_nothing(monkeypatch: pytest.MonkeyPatch
     if not torch.cuda.is_available():
         pytest.skip("no GPU")
     janus = sjd2.accelerate(tiny_janus().to("cuda"), window=8, backend="triton")
-    loop = sys.modules[decode.__module__]
 
     def strict(op: Any) -> Any:
         def checked(*args: Any, **kwargs: Any) -> Any:
@@ -148,9 +148,9 @@ def test_an_iteration_on_a_gpu_waits_for_nothing(monkeypatch: pytest.MonkeyPatch
         return checked
 
     for owner, name in (
-        (loop, "noisy_embed"),
-        (loop, "verify_window"),
-        (loop.DecodingState, "commit"),
+        (drafts, "noisy_embed"),
+        (method, "verify_window"),
+        (DecodingState, "commit"),
         (WindowCache, "open_window"),
     ):
         monkeypatch.setattr(owner, name, strict(getattr(owner, name)))

@@ -295,8 +295,8 @@ def test_emu3_reads_pictures_as_it_draws_them() -> None:
     """Kills: codes taken for ids, rows without their ends, a picture of another size let in."""
     model = tiny_emu3()
     known = family_of(model)
-    known.lay_out(EMU3.layout)
-    tokens = known.encode([grey(10, 8), grey(10, 8)], Processor())
+    geometry = known.geometry_of(EMU3.layout)
+    tokens = known.encode([grey(10, 8), grey(10, 8)], Processor(), geometry)
     assert tokens.shape == (2, EMU3.layout.length)
     forced = EMU3.layout.forced()
     assert torch.equal(known.ids[tokens[0]][forced >= 0], forced[forced >= 0])
@@ -304,20 +304,20 @@ def test_emu3_reads_pictures_as_it_draws_them() -> None:
     codes = model.model.vqmodel.encode(**pixels).image_tokens[0]
     assert torch.equal(EMU3.layout.take(known.ids[tokens])[0], EMU3_IMAGE + 39 - codes)
     with pytest.raises(ValueError, match=r"\(4, 4\) tokens"):
-        known.encode([grey(8, 8)], Processor())
+        known.encode([grey(8, 8)], Processor(), geometry)
 
 
 def test_chameleon_reads_pictures_as_it_draws_them() -> None:
     """Kills: codes taken for ids; a picture of another size let in."""
     model = tiny_chameleon()
     known = family_of(model)
-    tokens = known.encode([grey(16, 16)], Processor())
+    tokens = known.encode([grey(16, 16)], Processor(), known.geometry)
     assert tokens.shape == (1, ANOLE.layout.length)
     pixels = Processor().image_processor([grey(16, 16)], "pt")["pixel_values"]
     expected = model.model.get_image_tokens(pixels)
     assert torch.equal(known.ids[tokens][:, :-1], expected.long())
     with pytest.raises(ValueError, match="8 tokens, the model's 16"):
-        known.encode([grey(16, 8)], Processor())
+        known.encode([grey(16, 8)], Processor(), known.geometry)
 
 
 def test_an_adapter_and_a_corrector_change_no_token(family: Family, model: Any) -> None:

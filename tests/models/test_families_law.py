@@ -2,18 +2,24 @@
 
 from __future__ import annotations
 
-import sys
 from dataclasses import replace
 from itertools import product
 from typing import Any
 
 import pytest
 import torch
+from torch import Tensor
 
 import sjd2
+from sjd2.config import DecodingConfig
+from sjd2.kernels import Verdict
 from sjd2.models import family_of
 from sjd2.models.layout import Layout
-from sjd2.sampler import decode
+from sjd2.patching import installed
+from sjd2.sampler import resolve
+from sjd2.sampler.drafts import Slots
+from sjd2.sampler.method import verify
+from sjd2.sampler.state import DecodingState
 from tests.family_models import (
     CHAMELEON_SIZE,
     EMU3,
@@ -97,25 +103,22 @@ def test_chi_square_has_the_power_to_see_a_wrong_law() -> None:
 @pytest.mark.parametrize("options", [{"window": 3}, {"window": 16}, {"window": 64}])
 @torch.no_grad()
 def test_replay_gives_the_laws_that_tokens_were_committed_from(
-    family: Family, model: Any, monkeypatch: pytest.MonkeyPatch, options: dict[str, Any]
+    family: Family, model: Any, options: dict[str, Any]
 ) -> None:
     """Kills: a rejected entry left in the cache, a wrong position, a negative row misplaced."""
-    loop = sys.modules[decode.__module__]
-    op = loop.verify_window
     length, codes = family.layout.length, len(family.image)
     committed = torch.full((3, length, codes), torch.nan)
 
-    def spy(*args: Any, **at: Any) -> Any:
-        verdict = op(*args, **at)
-        for index, seed in enumerate(at["seed"].tolist()):
-            first, count = int(at["position"][index]), int(verdict.accept_length[index])
+    def spy(logits: Tensor, state: DecodingState, slots: Slots) -> Verdict:
+        verdict = verify(logits, state, slots)
+        for index, seed in enumerate(state.seed.tolist()):
+            first, count = int(state.position[index]), int(verdict.accept_length[index])
             law = verdict.window.law[index, :count, :codes]
             committed[seed, first : first + count] = law
         return verdict
 
-    monkeypatch.setattr(loop, "verify_window", spy)
-    sjd2.accelerate(model, **options)
-    sequences = family.draw(model, guidance_scale=2.0, seed=0)
+    with installed(model, replace(resolve(DecodingConfig(**options)), rule=spy)):
+        sequences = family.draw(model, guidance_scale=2.0, seed=0)
     prompts, _ = family.prompts()
     law = replayed_log_probs(family, model, prompts, sequences[:, prompts.shape[1] :], 2.0)
     free = family.layout.forced() < 0

@@ -16,6 +16,7 @@ from transformers import (
 )
 
 from sjd2.models import family_of
+from sjd2.models.base import Geometry
 from sjd2.models.decoder import DecoderOnly
 
 LETTERS = "ABCDEFGHIJ"
@@ -53,8 +54,7 @@ def test_janus_pro_draws_576_tokens(layers: int, hidden: int, heads: int) -> Non
         vq_config={"num_embeddings": 16384, "num_patches": 24},
     )
     family = family_of(without_weights(JanusForConditionalGeneration, config))
-    assert (family.vocab_size, family.length, family.row_width) == (16384, 576, 24)
-    assert family.grammar is None
+    assert (family.vocab_size, family.geometry) == (16384, Geometry(576, 24))
 
 
 def test_emu3_draws_8193_tokens() -> None:
@@ -65,7 +65,8 @@ def test_emu3_draws_8193_tokens() -> None:
         vocabulary_map={"<image>": 151851, "<|extra_200|>": 151846, **names},
     )
     family = known(family_of(without_weights(Emu3ForConditionalGeneration, config)))
-    assert (family.length, family.row_width, family.vocab_size) == (8193, 91, 32772)
+    assert (family.geometry.length, family.geometry.row_width) == (8193, 91)
+    assert family.vocab_size == 32772
     forced = family.layout.forced()
     assert (forced[90 : 90 * 91 : 91] == 151846).all()
     assert forced[-3:].tolist() == [151847, 151853, 151850]

@@ -13,9 +13,11 @@ import sjd2
 from sjd2.config import DecodingConfig
 from sjd2.kernels import Verdict
 from sjd2.models.base import Sampling
+from sjd2.models.companions import Companions
 from sjd2.models.corrector import Corrector, neighbour_offsets
-from sjd2.sampler import correction, decode
+from sjd2.sampler import correction, decode, resolve
 from sjd2.sampler.correction import Correction
+from sjd2.sampler.watchers import Iteration
 from tests.janus_model import draw
 from tests.sampler.test_denoising import Unmoved, loud_adapter
 from tests.table_model import TableModel, chi_square, make_request, threshold
@@ -30,10 +32,8 @@ class Wild(Corrector):
 
     def __init__(self, model: TableModel) -> None:
         torch.manual_seed(0)
-        dimensions = model.symbols
-        super().__init__(
-            neighbour_offsets(model.row_width), dimensions, 2, model.vocab_size, RANK, "none"
-        )
+        offsets = neighbour_offsets(model.geometry.row_width)
+        super().__init__(offsets, model.symbols, 2, model.vocab_size, RANK, "none")
         for parameter in self.parameters():
             torch.nn.init.normal_(parameter, std=3.0)
 
@@ -53,12 +53,13 @@ def excess(
     """Chi-square of corrected pictures as a multiple of its threshold."""
     model = TableModel(grammar=grammar)
     corrector = Wild(model)
-    config = DecodingConfig(**options)
+    companions = Companions(adapter, corrector)
+    method = resolve(DecodingConfig(**options), companions)
     drawn, forwards = [], 0
     for first in range(0, rows, batch or rows):
         seeds = range(first, min(first + (batch or rows), rows))
         request = make_request(model, [PROMPT] * len(seeds), sampling)
-        tokens, stats = decode(model, request, config, seeds, adapter, corrector)
+        tokens, stats = decode(model, request, method, seeds)
         forwards += sum(stats.forward_passes)
         drawn.append(tokens)
     assert forwards < rows * model.length
@@ -111,10 +112,9 @@ def test_a_draft_labelled_with_the_old_law_is_found_out(monkeypatch: pytest.Monk
     """The power of the tests above: label q with p instead of q', and they must fail."""
     right = Correction.correct
 
-    def wrong(self: Correction, state: Any, hidden: Tensor, verdict: Verdict) -> Verdict:
-        window = right(self, state, hidden, verdict).window
-        scored = verdict.window
-        return verdict._replace(window=scored._replace(slots=window.slots))
+    def wrong(self: Correction, now: Iteration) -> Verdict:
+        slots = right(self, now).window.slots
+        return now.verdict._replace(window=now.verdict.window._replace(slots=slots))
 
     monkeypatch.setattr(correction.Correction, "correct", wrong)
     assert excess(20_000, window=4, corrector_passes=2) > 2
@@ -131,7 +131,8 @@ def test_triton_corrects_as_its_twins_do(options: dict[str, Any]) -> None:
     drawn = []
     for backend in ("eager", "triton"):
         config = DecodingConfig(window=4, backend=backend, **options)
-        tokens, stats = decode(model, request, config, range(3), corrector=Wild(model))
+        method = resolve(config, Companions(corrector=Wild(model)))
+        tokens, stats = decode(model, request, method, range(3))
         assert stats.is_corrected
         drawn.append((tokens, stats.accept_lengths))
     assert torch.equal(drawn[0][0], drawn[1][0])

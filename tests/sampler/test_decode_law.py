@@ -7,21 +7,22 @@ slow tests sample at batch 1, 2 and 4 themselves.
 
 from __future__ import annotations
 
-import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
-from typing import Any
 
 import pytest
 import torch
 from torch import Tensor
 
 from sjd2.config import DecodingConfig
-from sjd2.kernels import DraftKind, Rules, Verdict, Window
+from sjd2.kernels import DraftKind, Verdict, Window
 from sjd2.kernels._philox import Stream
 from sjd2.kernels.reference.verify_window import PhiloxDraws
 from sjd2.models.base import Sampling
-from sjd2.sampler import decode
+from sjd2.sampler import decode, resolve
+from sjd2.sampler.drafts import Slots
+from sjd2.sampler.method import Rule, verify
+from sjd2.sampler.state import DecodingState
 from tests.table_model import TableModel, chi_square, make_request, threshold
 
 PROMPT = (2, 3, 1)
@@ -34,9 +35,10 @@ def draw(
     config: DecodingConfig,
     seeds: Sequence[int],
     prompts: Sequence[Sequence[int]] | None = None,
+    rule: Rule = verify,
 ) -> Tensor:
     request = make_request(model, prompts or [PROMPT] * len(seeds), sampling)
-    tokens, stats = decode(model, request, config, seeds)
+    tokens, stats = decode(model, request, replace(resolve(config), rule=rule), seeds)
     assert all(sum(lengths) == model.length for lengths in stats.accept_lengths)
     return tokens
 
@@ -118,19 +120,17 @@ def test_small_batches_follow_the_law(name: str, batch: int) -> None:
 
 # --- Known-bad rules: each is in some release, and each must fail what the rules above pass.
 
-Op = Callable[..., Verdict]
 
-
-def old_law_kept(op: Op, logits: Tensor, window: Window, rules: Rules, **at: Any) -> Verdict:
+def old_law_kept(logits: Tensor, state: DecodingState, slots: Slots) -> Verdict:
     """Coupled tokens keep the law that they were first drawn from: uniform."""
-    verdict = op(logits, window, rules, **at)
+    verdict = verify(logits, state, slots)
     kinds = torch.full_like(verdict.window.kinds, int(DraftKind.UNIFORM))
     return verdict._replace(window=verdict.window._replace(kinds=kinds))
 
 
-def lockstep(op: Op, logits: Tensor, window: Window, rules: Rules, **at: Any) -> Verdict:
+def lockstep(logits: Tensor, state: DecodingState, slots: Slots) -> Verdict:
     """A batch advances by its slowest row; what was accepted beyond is tested again, old `q`."""
-    verdict = op(logits, window, rules, **at)
+    verdict, window = verify(logits, state, slots), state.window
     pairs = verdict.accept_length.view(-1, 2)
     slowest = torch.where(pairs > 0, pairs, pairs.max()).amin(dim=1, keepdim=True)
     length = torch.minimum(pairs, slowest).flatten()
@@ -155,9 +155,9 @@ def lockstep(op: Op, logits: Tensor, window: Window, rules: Rules, **at: Any) ->
     return verdict._replace(accept_length=length, window=slid)
 
 
-def half_retained(op: Op, logits: Tensor, window: Window, rules: Rules, **at: Any) -> Verdict:
+def half_retained(logits: Tensor, state: DecodingState, slots: Slots) -> Verdict:
     """The published SJD2 rule: an unaccepted draft stays if its ratio is at least one half."""
-    verdict = op(logits, window, rules, **at)
+    verdict, window = verify(logits, state, slots), state.window
     width = window.tokens.shape[1]
     stored = (torch.arange(width) + window.offset[:, None]).clamp(max=window.law.shape[1] - 1)
     rows = torch.arange(len(stored))[:, None]
@@ -176,15 +176,10 @@ def half_retained(op: Op, logits: Tensor, window: Window, rules: Rules, **at: An
 
 
 @pytest.mark.parametrize("rule", [old_law_kept, lockstep, half_retained])
-def test_chi_square_has_the_power_to_see_a_published_bias(
-    rule: Callable[..., Verdict], monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_chi_square_has_the_power_to_see_a_published_bias(rule: Rule) -> None:
     """Kills: a statistic that passes anything; rows that never differ."""
-    loop = sys.modules[decode.__module__]
-    op = loop.verify_window
-    monkeypatch.setattr(loop, "verify_window", lambda *args, **at: rule(op, *args, **at))
-    model = TableModel()
-    tokens = draw(model, FREE, DecodingConfig(window=3, start="uniform"), range(20_000))
+    model, config = TableModel(), DecodingConfig(window=3, start="uniform")
+    tokens = draw(model, FREE, config, range(20_000), rule=rule)
     assert excess(model, FREE, tokens) > 1
 
 

@@ -2,17 +2,21 @@
 
 from __future__ import annotations
 
-import sys
+from dataclasses import replace
 from typing import Any
 
 import pytest
 import torch
 from torch import Tensor
 
-import sjd2
-from sjd2.kernels import Rules
+from sjd2.config import DecodingConfig
+from sjd2.kernels import Rules, Verdict
 from sjd2.kernels.reference.target import target_log_probs
-from sjd2.sampler import decode
+from sjd2.patching import installed
+from sjd2.sampler import resolve
+from sjd2.sampler.drafts import Slots
+from sjd2.sampler.method import verify
+from sjd2.sampler.state import DecodingState
 from tests.janus_model import BOI, BOS, LENGTH, MASK, PAD, PROMPTS, VOCAB, draw
 
 
@@ -37,21 +41,19 @@ def replayed_log_probs(model: Any, tokens: Tensor, scale: float) -> Tensor:
 )
 @torch.no_grad()
 def test_replay_gives_the_laws_that_tokens_were_committed_from(
-    janus: Any, monkeypatch: pytest.MonkeyPatch, options: dict[str, Any]
+    janus: Any, options: dict[str, Any]
 ) -> None:
     """Kills: a rejected entry left in the cache, a wrong position, a law of another column."""
-    loop = sys.modules[decode.__module__]
     committed = torch.full((3, LENGTH, VOCAB), torch.nan)
-    op = loop.verify_window
 
-    def spy(*args: Any, **at: Any) -> Any:
-        verdict = op(*args, **at)
-        for index, seed in enumerate(at["seed"].tolist()):
-            first, count = int(at["position"][index]), int(verdict.accept_length[index])
+    def spy(logits: Tensor, state: DecodingState, slots: Slots) -> Verdict:
+        verdict = verify(logits, state, slots)
+        for index, seed in enumerate(state.seed.tolist()):
+            first, count = int(state.position[index]), int(verdict.accept_length[index])
             committed[seed, first : first + count] = verdict.window.law[index, :count]
         return verdict
 
-    monkeypatch.setattr(loop, "verify_window", spy)
-    sjd2.accelerate(janus, **options)
-    tokens = draw(janus, top_k=0, seed=0)
+    method = replace(resolve(DecodingConfig(**options)), rule=spy)
+    with installed(janus, method):
+        tokens = draw(janus, top_k=0, seed=0)
     torch.testing.assert_close(committed, replayed_log_probs(janus, tokens, 3.0), atol=1e-4, rtol=0)

@@ -15,7 +15,8 @@ import sjd2
 from sjd2.config import DecodingConfig
 from sjd2.models.adapter import Gate
 from sjd2.models.base import Sampling
-from sjd2.sampler import decode
+from sjd2.models.companions import Companions
+from sjd2.sampler import decode, resolve
 from sjd2.sampler.schedule import noise_levels, steps_allowed
 from tests.janus_model import draw
 from tests.table_model import TableModel, chi_square, make_request, threshold
@@ -43,7 +44,8 @@ def excess(sampling: Sampling, grammar: dict[int, int] | None, rows: int, **opti
     model = TableModel(grammar=grammar)
     request = make_request(model, [PROMPT] * rows, sampling)
     config = DecodingConfig(**options)
-    tokens, stats = decode(model, request, config, range(rows), Unmoved(model.symbols))
+    method = resolve(config, Companions(adapter=Unmoved(model.symbols)))
+    tokens, stats = decode(model, request, method, range(rows))
     assert stats.method == "sjd2"
     assert stats.tokens_per_forward > 1
     statistic, degrees = chi_square(tokens, model.picture_law(PROMPT, sampling), model.vocab_size)

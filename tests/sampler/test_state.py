@@ -12,7 +12,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from sjd2.config import DecodingConfig
 from sjd2.kernels import Rules, reference, verify_window
 from sjd2.models.base import Sampling
-from sjd2.sampler import decode
+from sjd2.sampler import decode, resolve
 from sjd2.sampler.state import DecodingState
 from tests.table_model import TableModel, make_request
 
@@ -26,8 +26,8 @@ def test_finished_rows_leave_when_a_quarter_has() -> None:
     """Kills: rows carried to the end; a copy for every single row; guidance halves torn apart."""
     model = TableModel(length=12)
     guided = Sampling(True, guidance_scale=2.0)
-    prompt = make_request(model, [(2, 1)] * 8, guided).prompt
-    state = DecodingState(model, prompt, list(range(8)), model.embedding_table(), 6, 6)
+    request = make_request(model, [(2, 1)] * 8, guided)
+    state = DecodingState(model, request, list(range(8)), Rules(), 6, 6)
     state.cache.open_window(2)
     marks = torch.arange(16.0)[:, None, None, None].expand(16, 1, 2, 1)
     state.cache.update(marks, marks, 0)
@@ -46,10 +46,11 @@ def test_finished_rows_leave_when_a_quarter_has() -> None:
 def test_the_window_shrinks_to_what_remains() -> None:
     """Kills: finished rows that cost slots; a window cut by the *fastest* row."""
     model = TableModel(length=12)
-    prompt = make_request(model, [(2, 1)] * 8, Sampling(True)).prompt
-    state = DecodingState(model, prompt, list(range(8)), model.embedding_table(), 6, 6)
+    request = make_request(model, [(2, 1)] * 8, Sampling(True))
+    state = DecodingState(model, request, list(range(8)), Rules(), 6, 6)
     state.position[:] = torch.tensor([12, 11, 10, 8, 8, 8, 8, 8])
-    assert state.settle() == int(state.position.sum())
+    state.settle()
+    assert state.committed == int(state.position.sum())
     assert state.width == 4
 
 
@@ -57,7 +58,7 @@ def test_forwards_of_the_batch_are_those_of_its_slowest_row() -> None:
     """Kills: a batch that goes on after its last row has finished."""
     model = TableModel(length=12)
     request = make_request(model, [(2, 1)] * 5, Sampling(True))
-    _, stats = decode(model, request, DecodingConfig(window=4), range(5))
+    _, stats = decode(model, request, resolve(DecodingConfig(window=4)), range(5))
     assert stats.total_forward_passes == max(stats.forward_passes)
 
 
@@ -80,10 +81,10 @@ def test_an_iteration_reads_nothing_back(
     Kills: an `.item()`, an `if tensor:`, a boolean index anywhere between two settlements.
     """
     model = TableModel(length=12, grammar={3: 1})
-    prompt = make_request(model, [(2, 1)] * 3, Sampling(True)).prompt
-    state = DecodingState(model, prompt, [0, 1, 2], model.embedding_table(), 6, 6)
-    logits = torch.randn(3, 6, 3)
+    request = make_request(model, [(2, 1)] * 3, Sampling(True))
     rules = Rules(verify=verify, coupling=coupling, top_k=2, top_p=0.9, temperature=0.7)
+    state = DecodingState(model, request, [0, 1, 2], rules, 6, 6)
+    logits = torch.randn(3, 6, 3)
     at = {"seed": state.seed, "position": state.position, "iteration": 1, "length": 12}
     expected = verify_window(logits, state.window, rules, grammar=model.grammar, **at)
     twin = sys.modules[reference.verify_window.__module__]

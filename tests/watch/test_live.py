@@ -1,7 +1,7 @@
 """A picture while it is decoded is, in the end, the picture that decoding gives."""
 
-import sys
 import threading
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -10,12 +10,12 @@ import torch
 from sjd2.config import DecodingConfig
 from sjd2.pictures.drawing import draw
 from sjd2.pictures.loading import load
-from sjd2.sampler import decode
+from sjd2.sampler import resolve
 from sjd2.watch import live
 from tests.cli.requests import RING
 from tests.janus_model import LENGTH
 
-LOOP = sys.modules[decode.__module__]
+SJD = resolve(DecodingConfig(method="sjd", window=8))
 
 
 @pytest.fixture(scope="module")
@@ -23,16 +23,15 @@ def loaded(folder):
     return load(str(folder), torch.device("cpu"))
 
 
-def watch(pipeline):
-    config = DecodingConfig(method="sjd", window=8)
-    return live(pipeline, RING, 3, config, {}, "sjd", guidance_scale=2.0)
+def watch(pipeline, method=SJD):
+    return live(pipeline, RING, 3, method, "sjd", guidance_scale=2.0)
 
 
 def test_the_last_look_is_the_picture_and_its_account(loaded):
     """Kills: a forward that is not counted, drafts taken for tokens, another seed or guidance."""
     looks = list(watch(loaded))
-    config = DecodingConfig(method="sjd", window=8, trace=True)
-    drawing = draw(loaded, [RING], [3], config, guidance_scale=2.0)
+    traced = resolve(DecodingConfig(method="sjd", window=8, trace=True))
+    drawing = draw(loaded, [RING], [3], traced, guidance_scale=2.0)
     last = looks[-1]
     assert last.accept_lengths == drawing.stats.accept_lengths[0]
     assert tuple(last.committed_at.flatten()) == drawing.stats.committed_at[0]
@@ -51,12 +50,11 @@ def test_who_looks_away_ends_the_decoding(loaded):
     assert threading.active_count() == before
 
 
-def test_an_error_of_the_decoder_reaches_who_looks(loaded, monkeypatch):
+def test_an_error_of_the_decoder_reaches_who_looks(loaded):
     """Kills: a look that waits for ever, and an error that only the thread has seen."""
 
     def fail(*_, **__):
         raise ValueError("enough")
 
-    monkeypatch.setattr(LOOP, "verify_window", fail)
     with pytest.raises(ValueError, match="enough"):
-        list(watch(loaded))
+        list(watch(loaded, replace(SJD, rule=fail)))

@@ -1,0 +1,162 @@
+"""A method as a value: settings and companions, resolved once into what the loop plugs in.
+
+To decode differently, replace a part: `dataclasses.replace(method, rule=...)`. The loop asks for
+nothing else (see `bench/peers/`, which brings the rules of published decoders).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager, contextmanager
+from dataclasses import dataclass, replace
+from functools import partial
+from typing import Literal
+
+from torch import Tensor
+
+from sjd2.config import CorrectorPasses, DecodingConfig
+from sjd2.kernels import Rules, Verdict, verify_window
+from sjd2.kernels._dispatch import select, using
+from sjd2.models.base import ImageModel, Request, Sampling
+from sjd2.models.companions import Companions
+from sjd2.models.corrector import Corrector
+from sjd2.sampler.correction import Correction
+from sjd2.sampler.drafts import Drafts, Slots, token_drafts
+from sjd2.sampler.noise import noisy_drafts
+from sjd2.sampler.published import verify_as_published
+from sjd2.sampler.state import DecodingState
+from sjd2.sampler.watchers import Iteration
+
+# What the slots of a window are fed, for the length of a call.
+DraftSource = Callable[[ImageModel, DecodingState], AbstractContextManager[Drafts]]
+# (logits [R, W, V], state, slots) -> what becomes of every column of the window.
+Rule = Callable[[Tensor, DecodingState, Slots], Verdict]
+# What becomes of the drafts between two forwards: the verdict with another next window.
+Redraft = Callable[[Iteration], Verdict]
+
+
+def verify(logits: Tensor, state: DecodingState, slots: Slots) -> Verdict:
+    """The exact rule: `verify_window`."""
+    return verify_window(logits, state.window, state.rules, noisy=slots.noisy, **state.place)
+
+
+def keep(now: Iteration) -> Verdict:
+    """Drafts stay as the rule has left them."""
+    return now.verdict
+
+
+def no_redrafting(state: DecodingState) -> Redraft:
+    """Nothing happens between forwards."""
+    return keep
+
+
+@dataclass(frozen=True)
+class Method:
+    """One way to decode.
+
+    Attributes:
+        name: "sjd2", "sjd" or "ar".
+        config: the settings that it was resolved from.
+        backend: of the operations.
+        drafts: what the slots are fed: tokens, or tokens on their way out of noise.
+        rule: what decides the columns of a window.
+        redrafting: makes of a call's state what re-drafts its windows between forwards.
+    """
+
+    name: Literal["sjd2", "sjd", "ar"]
+    config: DecodingConfig
+    backend: Literal["auto", "triton", "eager"] = "auto"
+    drafts: DraftSource = token_drafts
+    rule: Rule = verify
+    redrafting: Callable[[DecodingState], Redraft] = no_redrafting
+
+    @property
+    def is_corrected(self) -> bool:
+        """Whether something re-drafts windows between forwards."""
+        return self.redrafting is not no_redrafting
+
+    @contextmanager
+    def begun(
+        self, model: ImageModel, request: Request, seeds: Sequence[int]
+    ) -> Iterator[DecodingState]:
+        """The state of a call before its first forward; inside the block the backend is set."""
+        backend = select(self.backend, request.prompt.embeddings.device)
+        with using(backend):
+            state = self._state(model, request, seeds, backend.name)
+            with self.drafts(model, state) as state.drafts:
+                yield state
+
+    def _state(
+        self, model: ImageModel, request: Request, seeds: Sequence[int], backend: str
+    ) -> DecodingState:
+        device = request.prompt.embeddings.device.type
+        width = self.config.slots(request.geometry.length, device)
+        # Before the first forward there is no neighbour to draw drafts from, so it feeds none.
+        first = 1 if self.config.start == "neighbour" and self.config.exact else width
+        rules = rules_of(self.config, request.sampling)
+        return DecodingState(model, request, list(seeds), rules, width, first, backend)
+
+
+def resolve(config: DecodingConfig, companions: Companions | None = None) -> Method:
+    """The method that settings and companions come to.
+
+    Args:
+        config: the settings.
+        companions: the adapter and the corrector at hand; None for neither.
+
+    Raises:
+        ValueError: the method needs an adapter, and there is none.
+    """
+    companions = companions or Companions()
+    adapter, corrector = companions.adapter, companions.corrector
+    if config.method == "ar":
+        return Method("ar", config, config.backend)
+    if adapter is None and (config.method == "sjd2" or not config.exact):
+        wanted = "method='sjd2'" if config.method == "sjd2" else "exact=False"
+        raise ValueError(
+            f"{wanted}: needs a denoising adapter; pass one or its folder to "
+            "sjd2.accelerate(model, adapter=...)"
+        )
+    if adapter is not None and config.method == "auto" and config.exact:
+        # An adapter that was found beside the model is used where it measured faster.
+        adapter = adapter if companions.adapter_is_named or adapter.is_faster else None
+    if adapter is None or config.method == "sjd":
+        method = Method("sjd", config, config.backend)
+    else:
+        drafts = partial(
+            noisy_drafts,
+            adapter=adapter,
+            steps=config.denoising_steps,
+            schedule=config.schedule,
+            staggered=config.exact,
+        )
+        method = Method("sjd2", config, config.backend, drafts)
+    if not config.exact:
+        return replace(method, backend="eager", rule=verify_as_published)
+    if corrector is not None:
+        passes = config.corrector_passes
+        method = replace(method, redrafting=partial(correcting, corrector=corrector, passes=passes))
+    return method
+
+
+def correcting(state: DecodingState, corrector: Corrector, passes: CorrectorPasses) -> Redraft:
+    """A corrector re-drafts what is left of a window beside its new neighbours."""
+    return Correction(state, corrector, passes).correct
+
+
+def rules_of(config: DecodingConfig, sampling: Sampling) -> Rules:
+    """What turns logits into the target distribution, and how drafts are verified."""
+    verification = config.verify if sampling.do_sample else "greedy"
+    if config.method == "ar" and sampling.do_sample:
+        # Token by token there is nothing to verify: the noise of same-seed mode makes it the twin.
+        verification = "gumbel"
+    return Rules(
+        # Where processors run, guidance comes before them.
+        guidance_scale=1.0 if sampling.processors else sampling.guidance_scale,
+        temperature=sampling.temperature,
+        top_k=sampling.top_k,
+        top_p=sampling.top_p,
+        verify=verification,
+        coupling=config.coupling,
+        start=config.start,
+    )
