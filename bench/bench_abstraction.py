@@ -24,8 +24,8 @@ import transformers
 from transformers import JanusConfig, JanusForConditionalGeneration
 
 import sjd2
+from sjd2.companions import Companions
 from sjd2.models import family_of
-from sjd2.models.companions import Companions
 from sjd2.sampler import decode, resolve
 from sjd2.sampler.watchers import Iteration, OnIteration
 

@@ -25,7 +25,7 @@ from drawing import METHODS, ROOT, Bench, Row, environment, machine, put_between
 from tqdm import tqdm
 
 import sjd2
-from sjd2.models.companions import carried
+from sjd2.companions import carried
 
 HEAD = ("method", "window", "forwards", "tokens per forward", "step compression")
 

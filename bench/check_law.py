@@ -25,12 +25,12 @@ from drawing import METHODS
 from torch import Tensor
 
 import sjd2
+from sjd2.companions import carried
 from sjd2.demo import load
 from sjd2.demo.lm import picture_states, unconditional
 from sjd2.demo.scenes import held_out_captions
 from sjd2.kernels import Rules, Verdict
 from sjd2.kernels.reference.target import target_log_probs
-from sjd2.models.companions import carried
 from sjd2.sampler.correction import Correction
 from sjd2.sampler.watchers import Iteration
 

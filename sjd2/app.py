@@ -10,9 +10,9 @@ from typing import Any
 import gradio as gr
 from PIL import Image
 
+from sjd2.companions import find_companions
 from sjd2.config import checked_seed
 from sjd2.models import family_of
-from sjd2.models.companions import find_companions
 from sjd2.pictures.drawing import EXAMPLE, check_captions
 from sjd2.pictures.pipeline import Pipeline
 from sjd2.sampler.presets import BASELINE, choose_presets

@@ -10,7 +10,7 @@ import torch
 
 from sjd2.config import DecodingConfig, seeds_for
 from sjd2.models import ImageModel, family_of
-from sjd2.models.base import Request
+from sjd2.protocol import Request
 from sjd2.sampler import DecodingStats, Method, decode, resolve
 
 Seed = int | Sequence[int] | None

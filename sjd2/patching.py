@@ -9,13 +9,13 @@ from functools import partial
 from pathlib import Path
 from typing import Any, TypeVar
 
+from sjd2.companions import Companions, find_companions, make_adapter, make_corrector
+from sjd2.companions.adapter import Adapter
+from sjd2.companions.corrector import Corrector
 from sjd2.config import DecodingConfig
 from sjd2.custom_generate import answer, last_stats
 from sjd2.kernels._dispatch import select
 from sjd2.models import family_of, inner_model
-from sjd2.models.adapter import Adapter
-from sjd2.models.companions import Companions, find_companions, make_adapter, make_corrector
-from sjd2.models.corrector import Corrector
 from sjd2.sampler import DecodingStats, Method, resolve
 
 M = TypeVar("M")
@@ -40,6 +40,11 @@ class Accelerated:
         hook = _hook(model)
         self.replaced: Any = hook.replaced if hook else vars(model).get("generate")
         self.stats: DecodingStats | None = None
+
+    @property
+    def config(self) -> DecodingConfig:
+        """The settings."""
+        return self.method.config
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
         """Same arguments and result as the model's own `generate`, and `seed`."""

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from sjd2.kernels import Rules, _philox
 from sjd2.kernels._philox import Stream
 from sjd2.kernels.reference.target import target_log_probs
-from sjd2.models.base import Geometry, Prompt, Request, Sampling
+from sjd2.protocol import Geometry, Prompt, Request, Sampling
 
 PAD = 0  # prompt symbols follow the image tokens: symbol = vocab_size + prompt token
 

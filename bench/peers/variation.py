@@ -6,7 +6,7 @@ from math import pi
 
 import torch
 
-from sjd2.models.base import Sampling
+from sjd2.protocol import Sampling
 from sjd2.sampler import decode
 from sjd2.sampler.presets import Preset
 from tests.table_model import TableModel, make_request, picture_index

@@ -228,7 +228,7 @@ def _evaluate(given: argparse.Namespace) -> None:
 def _convert(given: argparse.Namespace) -> None:
     from safetensors.torch import save
 
-    from sjd2.models.vqgan import convert_vq_checkpoint
+    from sjd2.pixels.vqgan import convert_vq_checkpoint
 
     out = Path(given.out)
     if out.suffix != ".safetensors":

@@ -8,9 +8,9 @@ from typing import Any
 
 from PIL import Image
 
+from sjd2.companions import find_companions
 from sjd2.config import DecodingConfig
 from sjd2.models import family_of
-from sjd2.models.companions import find_companions
 from sjd2.pictures.drawing import Drawing, draw, verdicts
 from sjd2.pictures.gallery import Column, compose, text_table
 from sjd2.pictures.pipeline import Pipeline

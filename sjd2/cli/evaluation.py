@@ -6,6 +6,7 @@ import argparse
 from pathlib import Path
 
 from sjd2.cli.values import read_lines
+from sjd2.companions import find_companions
 from sjd2.config import seeds_for
 from sjd2.evaluate import Plan, evaluate
 from sjd2.evaluate.evaluation import Judge
@@ -13,7 +14,6 @@ from sjd2.evaluate.quality import ClipScore, Fid
 from sjd2.evaluate.tables import Row, head_and_cells
 from sjd2.kernels._dispatch import select
 from sjd2.models import family_of
-from sjd2.models.companions import find_companions
 from sjd2.pictures.files import check_target
 from sjd2.pictures.loading import DEMO
 from sjd2.pictures.pipeline import Pipeline

@@ -7,8 +7,8 @@ import os
 from pathlib import Path
 from typing import Any
 
+from sjd2.companions import find_companions
 from sjd2.models import family_of
-from sjd2.models.companions import find_companions
 from sjd2.pictures.drawing import draw
 from sjd2.pictures.files import check_target, file_name, write_atomically, write_picture
 from sjd2.pictures.pipeline import Pipeline

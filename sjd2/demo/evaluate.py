@@ -8,7 +8,7 @@ from tqdm import tqdm
 from transformers import JanusForConditionalGeneration, JanusProcessor
 
 from sjd2.demo.checker import check
-from sjd2.models.pixels import picture_of
+from sjd2.pixels.picture import picture_of
 
 
 def draw(

@@ -8,12 +8,12 @@ from typing import Protocol
 
 import sjd2
 from sjd2.checkpoint import save_json
+from sjd2.companions import Companions
 from sjd2.evaluate.measure import Measurement, picture_paths
 from sjd2.evaluate.plan import Plan
 from sjd2.evaluate.report import as_html, as_markdown
 from sjd2.evaluate.summary import Measured, curve_rows, table_rows, timing_rows
 from sjd2.evaluate.tables import Row
-from sjd2.models.companions import Companions
 from sjd2.pictures.files import write_text
 from sjd2.pictures.pipeline import Pipeline
 

@@ -17,10 +17,10 @@ from tqdm.auto import tqdm
 
 import sjd2
 from sjd2.checkpoint import save_json
+from sjd2.companions import Companions, fingerprint
 from sjd2.evaluate.meters import Stopwatch, peak_memory, reset_peak_memory
 from sjd2.evaluate.plan import Plan, Unit
 from sjd2.models import family_of
-from sjd2.models.companions import Companions, fingerprint
 from sjd2.pictures.drawing import Drawing, draw, verdicts
 from sjd2.pictures.files import write_picture
 from sjd2.pictures.pipeline import Pipeline

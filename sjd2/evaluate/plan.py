@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 
-from sjd2.models.companions import Companions
+from sjd2.companions import Companions
 from sjd2.sampler import Method
 from sjd2.sampler.presets import BASELINE, Preset
 

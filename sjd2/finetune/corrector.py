@@ -18,15 +18,15 @@ from torch.nn import functional as F
 from torch.utils.data import IterableDataset
 
 from sjd2.checkpoint import keyed_generator
+from sjd2.companions import Companions
+from sjd2.companions.corrector import Corrector
 from sjd2.config import CorrectorPasses, DecodingConfig
 from sjd2.finetune.objective import drawing_request
 from sjd2.finetune.rollouts import Inputs
 from sjd2.finetune.settings import TrainingSettings
 from sjd2.kernels.reference.correct_window import activation, neighbours
 from sjd2.kernels.reference.target import target_log_probs
-from sjd2.models.base import ImageModel
-from sjd2.models.companions import Companions
-from sjd2.models.corrector import Corrector
+from sjd2.protocol import ImageModel
 from sjd2.sampler import decode, resolve
 from sjd2.sampler.watchers import Iteration, OnIteration
 

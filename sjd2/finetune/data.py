@@ -15,7 +15,7 @@ from torch import Tensor
 from tqdm import tqdm
 
 from sjd2.checkpoint import load_state, save_state
-from sjd2.models.base import Geometry, ImageModel
+from sjd2.protocol import Geometry, ImageModel
 
 PICTURES = (".png", ".jpg", ".jpeg", ".webp")
 _IMAGE_COLUMNS = ("image", "file_name", "picture", "path")

@@ -14,10 +14,10 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 
+from sjd2.companions.adapter import Adapter
 from sjd2.finetune.packing import Windows, hidden_behind, packed_log_probs
 from sjd2.kernels import noisy_embed
-from sjd2.models.adapter import Adapter
-from sjd2.models.base import ImageModel, Prompt, Request
+from sjd2.protocol import ImageModel, Prompt, Request
 from sjd2.sampler.noise import table_statistics
 
 _DROPPED = 10  # one caption in so many is left out, where guidance is used

@@ -13,9 +13,9 @@ import torch
 from torch import Tensor
 from transformers import Cache
 
+from sjd2.companions.adapter import Adapter
 from sjd2.kernels.reference.target import guide
-from sjd2.models.adapter import Adapter
-from sjd2.models.base import ImageModel, Prompt
+from sjd2.protocol import ImageModel, Prompt
 
 
 class Windows(NamedTuple):

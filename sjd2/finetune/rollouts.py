@@ -11,12 +11,12 @@ from torch import Tensor
 from torch.utils.data import IterableDataset
 
 from sjd2.checkpoint import keyed_generator
+from sjd2.companions import Companions
+from sjd2.companions.adapter import Adapter
 from sjd2.config import DecodingConfig
 from sjd2.finetune.objective import drawing_request
 from sjd2.finetune.packing import Windows
-from sjd2.models.adapter import Adapter
-from sjd2.models.base import ImageModel
-from sjd2.models.companions import Companions
+from sjd2.protocol import ImageModel
 from sjd2.sampler import decode, resolve
 from sjd2.sampler.noise import NoisyDrafts
 from sjd2.sampler.watchers import Iteration, OnIteration

@@ -22,13 +22,7 @@ from torch.utils.data import DataLoader, Dataset, IterableDataset
 from transformers import Trainer, TrainerCallback, TrainingArguments
 
 from sjd2.checkpoint import keyed_generator, save_json
-from sjd2.finetune.corrector import CorrectorSettings, MoveObjective, Moves
-from sjd2.finetune.objective import NextCleanToken, WindowObjective, drawing_request
-from sjd2.finetune.rollouts import Inputs, Rollouts
-from sjd2.finetune.settings import FinetuneSettings, TrainingSettings
-from sjd2.models.adapter import Adapter
-from sjd2.models.base import ImageModel
-from sjd2.models.companions import (
+from sjd2.companions import (
     Companions,
     fingerprint,
     make_adapter,
@@ -36,7 +30,13 @@ from sjd2.models.companions import (
     save_adapter,
     save_corrector,
 )
-from sjd2.models.corrector import Corrector
+from sjd2.companions.adapter import Adapter
+from sjd2.companions.corrector import Corrector
+from sjd2.finetune.corrector import CorrectorSettings, MoveObjective, Moves
+from sjd2.finetune.objective import NextCleanToken, WindowObjective, drawing_request
+from sjd2.finetune.rollouts import Inputs, Rollouts
+from sjd2.finetune.settings import FinetuneSettings, TrainingSettings
+from sjd2.protocol import ImageModel
 from sjd2.sampler import Method, decode, resolve
 from sjd2.sampler.schedule import noise_levels
 

@@ -1,4 +1,4 @@
-"""Model families, each behind the protocol of `models/base.py`."""
+"""Model families, each behind the protocol of `protocol.py`."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from collections.abc import Callable
 from importlib import import_module
 from typing import Any
 
-from sjd2.models.base import ImageModel
+from sjd2.protocol import ImageModel
 
 # Class in transformers -> where its family is. A family is imported when its model is at hand:
 # importing all of transformers' model code would take seconds of everybody's time.

@@ -14,9 +14,9 @@ from PIL import Image
 from torch import Tensor
 from transformers import ChameleonForConditionalGeneration
 
-from sjd2.models.base import Geometry
 from sjd2.models.decoder import DecoderOnly
 from sjd2.models.layout import Layout, one_size
+from sjd2.protocol import Geometry
 
 # Special tokens: what they are called, and the ids of the published checkpoints.
 _START = ("<racm3:break>", 8197)

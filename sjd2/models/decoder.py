@@ -18,20 +18,7 @@ from torch.nn import functional as F
 from transformers import Cache, GenerationConfig
 from transformers.generation import EosTokenCriteria
 
-from sjd2.models.base import (
-    Geometry,
-    Past,
-    PlacedProcessor,
-    Prompt,
-    Request,
-    check_attention,
-    run_backbone,
-)
-from sjd2.models.checks import check_room, checked_ids, checked_sampling, unpadded
-from sjd2.models.layout import Layout, one_size
-from sjd2.models.lockstep import Lockstep
-from sjd2.models.processors import InVocabulary, Steps, taken_apart
-from sjd2.models.stock import (
+from sjd2.calls.arguments import (
     OtherGenerationError,
     check_limit,
     past_of,
@@ -39,6 +26,13 @@ from sjd2.models.stock import (
     refuse_settings,
     sets_length,
 )
+from sjd2.calls.checks import check_room, checked_ids, checked_sampling, unpadded
+from sjd2.calls.lockstep import Lockstep
+from sjd2.calls.processors import InVocabulary, Steps, taken_apart
+from sjd2.models.backbone import check_attention, run_backbone
+from sjd2.models.head import ImageHead
+from sjd2.models.layout import Layout, one_size
+from sjd2.protocol import Geometry, Past, PlacedProcessor, Prompt, Request
 
 
 class DecoderOnly:
@@ -74,7 +68,6 @@ class DecoderOnly:
     ) -> None:
         self.model = model
         self.backbone: Any = model.base_model if backbone is None else backbone
-        self.head: Any = model.get_output_embeddings()
         self.image_ids, self.image_start_id = sorted(set(image_ids)), image_start_id
         config: Any = self.backbone.config
         check_attention(model, config)
@@ -92,7 +85,7 @@ class DecoderOnly:
         if greatest >= self.vocabulary:
             raise ValueError(f"model: its vocabulary of {self.vocabulary} lacks token {greatest}")
         self.ids, self.vocab_size = self._known.to(model.device), len(self._known)
-        self._head_rows: tuple[Tensor, Tensor | None] | None = None
+        self.head = ImageHead(model.get_output_embeddings(), self.ids, len(self.image_ids))
         self.layout, self.geometry = layout, self.geometry_of(layout)
 
     # What a family may have its own way with.
@@ -184,15 +177,7 @@ class DecoderOnly:
 
     def logits(self, hidden: Tensor) -> Tensor:
         """See `ImageModel`. Tokens of the grammar are never drawn, only forced."""
-        if not self._has_plain_head:
-            logits: Tensor = self.head(hidden)[..., self.ids]
-        else:
-            # While the head is being trained, a copy of its rows would be of yesterday's.
-            rows = None if torch.is_grad_enabled() else self._head_rows
-            logits = F.linear(hidden, *(rows or self._rows_of_head()))
-        # Not minus infinity: guidance subtracts one half of the batch from the other.
-        logits[..., len(self.image_ids) :] = torch.finfo(logits.dtype).min
-        return logits
+        return self.head(hidden)
 
     def encode(self, pictures: Sequence[Image.Image], processor: Any, geometry: Geometry) -> Tensor:
         """See `ImageModel`."""
@@ -288,8 +273,7 @@ class DecoderOnly:
         prompt = self._prompt(
             input_ids, mask, inputs_embeds, steps.guidance, generation_config, past
         )
-        if self._has_plain_head:
-            self._head_rows = self._rows_of_head()
+        self.head.gather()
         # A picture is drawn to its end, also where a token of its grammar would end a text.
         ends = [one for one in stopping_criteria if isinstance(one, EosTokenCriteria)]
         lockstep = Lockstep(
@@ -396,15 +380,3 @@ class DecoderOnly:
                 "for all, or one per prompt"
             )
         return ids.repeat_interleave(repeats, 0), mask.repeat_interleave(repeats, 0)
-
-    @property
-    def _has_plain_head(self) -> bool:
-        """Whether rows of the head can be computed alone: not if it is quantised, or adapted."""
-        head = self.head
-        is_hooked = head._forward_hooks or head._forward_pre_hooks or hasattr(head, "_hf_hook")
-        return type(head) is nn.Linear and not is_hooked and head.weight.device.type != "meta"
-
-    def _rows_of_head(self) -> tuple[Tensor, Tensor | None]:
-        """Weight [V, D'] and bias [V] of the tokens at hand."""
-        bias = self.head.bias
-        return self.head.weight[self.ids], None if bias is None else bias[self.ids]

@@ -12,17 +12,10 @@ from torch import Tensor
 from transformers import Cache, GenerationConfig, JanusForConditionalGeneration
 from transformers.generation import GenerationMode
 
-from sjd2.models.base import (
-    Geometry,
-    LogitsProcessor,
-    Prompt,
-    Request,
-    Sampling,
-    check_attention,
-    run_backbone,
-)
-from sjd2.models.checks import check_room, checked_ids, checked_sampling, unpadded
-from sjd2.models.lockstep import Lockstep
+from sjd2.calls.checks import check_room, checked_ids, checked_sampling, unpadded
+from sjd2.calls.lockstep import Lockstep
+from sjd2.models.backbone import check_attention, run_backbone
+from sjd2.protocol import Geometry, LogitsProcessor, Prompt, Request, Sampling
 
 # Settings of transformers' GenerationConfig that image generation reads here.
 _HONOURED = {

@@ -11,8 +11,8 @@ import torch
 import transformers
 from safetensors import SafetensorError
 
-from sjd2.models.vqgan import load_vq_decoder
 from sjd2.pictures.pipeline import ChameleonPipeline, Emu3Pipeline, JanusPipeline, Pipeline
+from sjd2.pixels.vqgan import load_vq_decoder
 
 DEMO = "demo"
 VQ_DECODER = "vqgan.safetensors"  # beside the weights of a Chameleon, if it is there

@@ -15,8 +15,8 @@ from torch import Tensor
 
 from sjd2.models import family_of
 from sjd2.models.layout import Layout
-from sjd2.models.pixels import picture_of, to_picture
-from sjd2.models.vqgan import VQDecoder
+from sjd2.pixels.picture import picture_of, to_picture
+from sjd2.pixels.vqgan import VQDecoder
 
 
 class Pipeline(Protocol):

@@ -9,7 +9,7 @@ from torch import Tensor
 from transformers import Cache
 
 from sjd2.kernels import kv_append, kv_compact, kv_truncate
-from sjd2.models.base import Past
+from sjd2.protocol import Past
 
 
 class WindowCache(Cache):

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import torch
 
+from sjd2.companions.corrector import Corrector
 from sjd2.config import CorrectorPasses
 from sjd2.kernels import Verdict, Window, activate_window, correct_window
-from sjd2.models.corrector import Corrector
 from sjd2.sampler.state import DecodingState
 from sjd2.sampler.watchers import Iteration
 

@@ -23,7 +23,7 @@ import torch
 from torch import Tensor
 
 from sjd2.kernels.reference.target import guide
-from sjd2.models.base import ImageModel, PlacedProcessor, Request
+from sjd2.protocol import ImageModel, PlacedProcessor, Request
 from sjd2.sampler.method import Method
 from sjd2.sampler.state import DecodingState
 from sjd2.sampler.stats import Account, DecodingStats

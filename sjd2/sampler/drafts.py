@@ -15,7 +15,7 @@ from torch import Tensor
 from sjd2.kernels import Verdict, noisy_embed
 
 if TYPE_CHECKING:
-    from sjd2.models.base import ImageModel
+    from sjd2.protocol import ImageModel
     from sjd2.sampler.state import DecodingState
 
 

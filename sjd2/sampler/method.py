@@ -14,12 +14,12 @@ from typing import Literal
 
 from torch import Tensor
 
+from sjd2.companions import Companions
+from sjd2.companions.corrector import Corrector
 from sjd2.config import CorrectorPasses, DecodingConfig
 from sjd2.kernels import Rules, Verdict, verify_window
 from sjd2.kernels._dispatch import select, using
-from sjd2.models.base import ImageModel, Request, Sampling
-from sjd2.models.companions import Companions
-from sjd2.models.corrector import Corrector
+from sjd2.protocol import ImageModel, Request, Sampling
 from sjd2.sampler.correction import Correction
 from sjd2.sampler.drafts import Drafts, Slots, token_drafts
 from sjd2.sampler.noise import noisy_drafts
@@ -114,8 +114,7 @@ def resolve(config: DecodingConfig, companions: Companions | None = None) -> Met
     if adapter is None and (config.method == "sjd2" or not config.exact):
         wanted = "method='sjd2'" if config.method == "sjd2" else "exact=False"
         raise ValueError(
-            f"{wanted}: needs a denoising adapter; pass one or its folder to "
-            "sjd2.accelerate(model, adapter=...)"
+            f"{wanted}: needs adapter=, a denoising adapter or its folder (sjd2.accelerate)"
         )
     if adapter is not None and config.method == "auto" and config.exact:
         # An adapter that was found beside the model is used where it measured faster.

@@ -6,8 +6,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
+from sjd2.companions import Companions
 from sjd2.config import DecodingConfig, nearest
-from sjd2.models.companions import Companions
 from sjd2.sampler.method import Method, Rule, resolve
 
 BASELINE = "ar"

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from sjd2.kernels import Rules, Verdict, Window, commit_window, first_window
-from sjd2.models.base import ImageModel, Request
+from sjd2.protocol import ImageModel, Request
 from sjd2.sampler.cache import WindowCache
 from sjd2.sampler.drafts import Drafts, Slots, TokenDrafts
 

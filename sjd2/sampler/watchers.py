@@ -16,7 +16,7 @@ from tqdm.auto import tqdm
 from sjd2.kernels import Verdict
 from sjd2.kernels.reference.target import target_log_probs
 from sjd2.kernels.reference.verify_window import grammar_at
-from sjd2.models.base import Request
+from sjd2.protocol import Request
 from sjd2.sampler.drafts import Slots
 from sjd2.sampler.state import DecodingState
 

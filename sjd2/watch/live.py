@@ -10,8 +10,8 @@ import torch
 from torch import Tensor
 
 from sjd2.models import family_of
-from sjd2.models.base import ImageModel, Request
 from sjd2.pictures.pipeline import Pipeline
+from sjd2.protocol import ImageModel, Request
 from sjd2.sampler import Method, decode
 from sjd2.sampler.state import DecodingState
 from sjd2.sampler.watchers import Iteration

@@ -5,7 +5,7 @@ import torch
 
 from bench.peers import PEERS
 from bench.peers.variation import total_variation
-from sjd2.models.base import Sampling
+from sjd2.protocol import Sampling
 from sjd2.sampler import decode
 from tests.table_model import TableModel, chi_square, make_request, threshold
 

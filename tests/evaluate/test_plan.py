@@ -2,9 +2,9 @@
 
 import pytest
 
+from sjd2.companions import Companions
 from sjd2.config import DecodingConfig
 from sjd2.evaluate import Plan
-from sjd2.models.companions import Companions
 from sjd2.sampler.presets import PRESETS, choose_presets
 
 

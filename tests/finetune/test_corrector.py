@@ -11,10 +11,10 @@ import pytest
 import torch
 
 import sjd2
+from sjd2.companions import make_corrector
 from sjd2.finetune.corrector import CorrectorSettings, MoveObjective, Moves
 from sjd2.finetune.trainer import finetune_corrector
 from sjd2.models import family_of
-from sjd2.models.companions import make_corrector
 from tests.finetune.test_packing import INPUTS, SAMPLING
 from tests.janus_model import VOCAB, tiny_janus
 

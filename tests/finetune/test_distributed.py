@@ -13,12 +13,12 @@ from torch import Tensor, nn
 from torch.distributed.fsdp import fully_shard
 from torch.nn.parallel import DistributedDataParallel
 
+from sjd2.companions import make_adapter
 from sjd2.finetune.objective import NextCleanToken, WindowObjective
 from sjd2.finetune.rollouts import Rollouts
 from sjd2.finetune.settings import FinetuneSettings
 from sjd2.finetune.trainer import Pictures
 from sjd2.models import family_of
-from sjd2.models.companions import make_adapter
 from sjd2.sampler.schedule import noise_levels
 from tests.finetune.test_packing import CONFIG, INPUTS, SAMPLING
 from tests.janus_model import LENGTH, VOCAB, tiny_janus

@@ -16,7 +16,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 import sjd2
 from sjd2.config import DecodingConfig
 from sjd2.kernels import _dispatch, verify_window
-from sjd2.models.base import Sampling
+from sjd2.protocol import Sampling
 from sjd2.sampler import decode, drafts, method, resolve
 from sjd2.sampler.cache import WindowCache
 from sjd2.sampler.state import DecodingState

@@ -18,7 +18,7 @@ from torch import Tensor
 from sjd2.kernels import DraftKind, Rules, Verdict, Window
 from sjd2.kernels._philox import Stream
 from sjd2.kernels.reference.verify_window import decide
-from sjd2.models.base import Sampling
+from sjd2.protocol import Sampling
 from sjd2.sampler.schedule import steps_allowed
 from tests.table_model import TableModel
 

@@ -16,8 +16,8 @@ from transformers import (
 )
 
 from sjd2.models import family_of
-from sjd2.models.base import Geometry
 from sjd2.models.decoder import DecoderOnly
+from sjd2.protocol import Geometry
 
 LETTERS = "ABCDEFGHIJ"
 

@@ -17,10 +17,11 @@ from transformers import Emu3ImageProcessor, Emu3Processor, PreTrainedTokenizerF
 
 import sjd2
 from sjd2.cli import commands
-from sjd2.models.companions import load_corrector
-from sjd2.models.vqgan import VQDecoder, VQShape
+from sjd2.companions import load_corrector
 from sjd2.pictures.drawing import draw
 from sjd2.pictures.loading import load
+from sjd2.pixels.vqgan import VQDecoder, VQShape
+from sjd2.sampler import resolve
 from sjd2.watch import live
 from tests.family_models import (
     ANOLE,
@@ -200,12 +201,13 @@ def test_a_picture_is_that_of_its_tokens(known: Any) -> None:
     family, (_, folder, *size) = known
     pixels = tuple(map(int, size[1].split("x"))) if size else None
     pipeline = load(folder, CPU, pixels)
-    drawing = draw(pipeline, CAPTIONS, [3], sjd2.DecodingConfig(window=8))
+    method = resolve(sjd2.DecodingConfig(window=8))
+    drawing = draw(pipeline, CAPTIONS, [3], method)
     assert drawing.tokens.shape == (2, family.layout.length)
     grid = pipeline.grid(drawing.tokens)
     assert grid.shape == (2, family.layout.height, family.layout.width)
     assert set(grid.flatten().tolist()) <= set(family.image)
-    alone = draw(pipeline, CAPTIONS[1:], [3], sjd2.DecodingConfig(window=8))
+    alone = draw(pipeline, CAPTIONS[1:], [3], method)
     assert torch.equal(alone.tokens[0], drawing.tokens[1])
     assert np.array_equal(*(np.asarray(one) for one in (alone.pictures[0], drawing.pictures[1])))
     assert not np.array_equal(*(np.asarray(one) for one in drawing.pictures))
@@ -216,9 +218,9 @@ def test_a_picture_of_every_family_can_be_watched(known: Any) -> None:
     family, (_, folder, *size) = known
     pixels = tuple(map(int, size[1].split("x"))) if size else None
     pipeline = load(folder, CPU, pixels)
-    config = sjd2.DecodingConfig(window=8, trace=True)
-    looks = list(live(pipeline, CAPTIONS[0], 3, config, {}, "sjd"))
-    drawing = draw(pipeline, CAPTIONS[:1], [3], config)
+    method = resolve(sjd2.DecodingConfig(window=8, trace=True))
+    looks = list(live(pipeline, CAPTIONS[0], 3, method, "sjd"))
+    drawing = draw(pipeline, CAPTIONS[:1], [3], method)
     assert np.array_equal(*(np.asarray(one) for one in (looks[-1].picture, drawing.pictures[0])))
     assert looks[-1].accept_lengths == drawing.stats.accept_lengths[0]
     shape = (family.layout.height, family.layout.width)

@@ -10,11 +10,11 @@ import torch
 from torch import Tensor
 
 import sjd2
+from sjd2.companions import Companions
+from sjd2.companions.corrector import Corrector, neighbour_offsets
 from sjd2.config import DecodingConfig
 from sjd2.kernels import Verdict
-from sjd2.models.base import Sampling
-from sjd2.models.companions import Companions
-from sjd2.models.corrector import Corrector, neighbour_offsets
+from sjd2.protocol import Sampling
 from sjd2.sampler import correction, decode, resolve
 from sjd2.sampler.correction import Correction
 from sjd2.sampler.watchers import Iteration

@@ -18,7 +18,7 @@ from sjd2.config import DecodingConfig
 from sjd2.kernels import DraftKind, Verdict, Window
 from sjd2.kernels._philox import Stream
 from sjd2.kernels.reference.verify_window import PhiloxDraws
-from sjd2.models.base import Sampling
+from sjd2.protocol import Sampling
 from sjd2.sampler import decode, resolve
 from sjd2.sampler.drafts import Slots
 from sjd2.sampler.method import Rule, verify

@@ -12,10 +12,10 @@ import torch
 from torch import Tensor, nn
 
 import sjd2
+from sjd2.companions import Companions
+from sjd2.companions.adapter import Gate
 from sjd2.config import DecodingConfig
-from sjd2.models.adapter import Gate
-from sjd2.models.base import Sampling
-from sjd2.models.companions import Companions
+from sjd2.protocol import Sampling
 from sjd2.sampler import decode, resolve
 from sjd2.sampler.schedule import noise_levels, steps_allowed
 from tests.janus_model import draw
@@ -91,7 +91,7 @@ def test_the_published_rules_are_biased(steps: int) -> None:
     assert excess(FREE, None, 80_000, **options) > 1
 
 
-def loud_adapter(model: Any) -> sjd2.models.adapter.Adapter:
+def loud_adapter(model: Any) -> sjd2.companions.adapter.Adapter:
     """Random updates many times the size of what they update."""
     adapter = sjd2.new_adapter(model, rank=4)
     generator = torch.Generator().manual_seed(5)

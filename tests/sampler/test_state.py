@@ -11,7 +11,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from sjd2.config import DecodingConfig
 from sjd2.kernels import Rules, reference, verify_window
-from sjd2.models.base import Sampling
+from sjd2.protocol import Sampling
 from sjd2.sampler import decode, resolve
 from sjd2.sampler.state import DecodingState
 from tests.table_model import TableModel, make_request

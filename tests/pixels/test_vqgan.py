@@ -14,7 +14,7 @@ from transformers.models.chameleon.modeling_chameleon import ChameleonVQVAE
 
 import sjd2
 from sjd2.models.chameleon import Chameleon
-from sjd2.models.vqgan import (
+from sjd2.pixels.vqgan import (
     VQDecoder,
     VQShape,
     _Block,

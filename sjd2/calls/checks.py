@@ -7,7 +7,7 @@ import math
 import torch
 from torch import Tensor
 
-from sjd2.models.base import LogitsProcessor, PlacedProcessor, Sampling
+from sjd2.protocol import LogitsProcessor, PlacedProcessor, Sampling
 
 
 def checked_ids(

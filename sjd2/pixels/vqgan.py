@@ -22,7 +22,7 @@ from safetensors.torch import load_file
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from sjd2.models.pixels import to_picture
+from sjd2.pixels.picture import to_picture
 
 # The half of a published checkpoint that decoding needs.
 _PARTS = ("decoder.", "post_quant_conv.", "quantize.embedding.")

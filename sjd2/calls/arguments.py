@@ -13,8 +13,8 @@ from transformers import GenerationConfig
 from transformers.cache_utils import DynamicLayer, StaticLayer
 from transformers.generation import GenerationMode
 
-from sjd2.models.base import Past
-from sjd2.models.checks import unpadded
+from sjd2.calls.checks import unpadded
+from sjd2.protocol import Past
 
 # Arguments that upstream does not hand on to a custom decoding loop, or that change what the model
 # is fed; and what there is instead.

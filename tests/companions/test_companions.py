@@ -13,8 +13,8 @@ import pytest
 import torch
 
 import sjd2
+from sjd2.companions import carried, fingerprint
 from sjd2.models import family_of
-from sjd2.models.companions import carried, fingerprint
 from tests.janus_model import draw, tiny_janus
 
 NEW = {"adapter": sjd2.new_adapter, "corrector": sjd2.new_corrector}
@@ -109,9 +109,12 @@ def test_a_model_carries_what_lies_beside_its_weights(
     assert carried(read, kind) is None
     SAVE[kind](companion, tmp_path / kind)
     sjd2.accelerate(read)
-    assert getattr(read.generate, kind).config() == companion.config()
+    assert getattr(read.generate.companions, kind).config() == companion.config()
     sjd2.accelerate(read, **{kind: None})
-    assert getattr(read.generate, kind) is None
+    assert getattr(read.generate.companions, kind) is None
+    # "auto" is what the model carries each time that it is asked for.
+    sjd2.accelerate(read)
+    assert getattr(read.generate.companions, kind).config() == companion.config()
     sjd2.restore(read)
     shutil.rmtree(tmp_path / kind)
     assert carried(read, kind) is None

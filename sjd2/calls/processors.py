@@ -21,7 +21,7 @@ from transformers import (
     UnbatchedClassifierFreeGuidanceLogitsProcessor,
 )
 
-from sjd2.models.base import LogitsProcessor
+from sjd2.protocol import LogitsProcessor
 
 # They scale scores, so they mean one thing for logits and another for log-probabilities. Upstream
 # guides log-probabilities over the whole vocabulary, which are never computed here.

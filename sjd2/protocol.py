@@ -6,14 +6,10 @@ It knows nothing of windows or verification; the sampler knows no family by name
 
 from __future__ import annotations
 
-import inspect
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from functools import lru_cache
 from typing import Any, NamedTuple, Protocol, runtime_checkable
 
-import torch
 from PIL import Image
 from torch import Tensor, nn
 from transformers import Cache
@@ -151,90 +147,3 @@ class ImageModel(Protocol):
         Raises:
             ValueError: the processor makes pictures of another number of tokens.
         """
-
-
-def run_backbone(
-    backbone: Any, embeddings: Tensor, positions: Tensor, mask: Tensor, cache: Cache
-) -> Tensor:
-    """One forward of a transformers decoder; arguments and result as `ImageModel.hidden`."""
-    with _masked_attention(backbone.config):
-        hidden: Tensor = backbone(
-            inputs_embeds=embeddings,
-            attention_mask=mask_for(backbone.config, mask, embeddings.dtype),
-            position_ids=positions,
-            use_cache=True,
-            **{_cache_argument(backbone.__class__): cache},
-        ).last_hidden_state
-    return hidden
-
-
-@contextmanager
-def _masked_attention(config: Any) -> Iterator[None]:
-    """Inside the block SDPA stands in for flash and flex attention, which take no mask per row."""
-    given = config._attn_implementation
-    if "flash" not in given and "flex" not in given:
-        yield
-        return
-    config._attn_implementation = "sdpa"
-    try:
-        yield
-    finally:
-        config._attn_implementation = given
-
-
-@lru_cache
-def _cache_argument(backbone: Any) -> str:
-    """What a class calls its cache: transformers 5.24 renamed it, and warns of the old name."""
-    known = inspect.signature(backbone.forward).parameters
-    return "cache" if "cache" in known else "past_key_values"
-
-
-def check_attention(model: Any, config: Any) -> None:
-    """Refuse a model that a window over the whole prefix would not be faithful to.
-
-    Args:
-        model: a transformers model.
-        config: its text model's configuration.
-
-    Raises:
-        ValueError: some layer is recurrent, or sees part of the prefix only.
-    """
-    kinds = set(getattr(config, "layer_types", None) or ())
-    if not kinds and getattr(config, "sliding_window", None) is not None:
-        kinds = {"sliding_attention"}
-    if getattr(model, "_is_stateful", False):
-        kinds.add("recurrent")
-    odd = sorted(kinds - {"full_attention"})
-    if odd:
-        raise ValueError(
-            f"model: a {type(model).__name__} with layers of kind {', '.join(odd)}; windows are "
-            "decoded where every layer attends to the whole prefix"
-        )
-
-
-def mask_for(config: Any, mask: Tensor, dtype: torch.dtype) -> Tensor:
-    """The mask in the form that a model's attention takes.
-
-    A boolean mask is right for SDPA but would silently be *added* by eager attention.
-
-    Args:
-        config: the text model's configuration, asked for its attention implementation.
-        mask: bool [R, 1, W, S], True where a slot sees an entry.
-        dtype: of the hidden states.
-
-    Returns:
-        [R, 1, W, S], bool for SDPA, additive for eager attention.
-
-    Raises:
-        ValueError: an attention implementation that takes no mask of one's own.
-    """
-    implementation = config._attn_implementation
-    if implementation == "sdpa":
-        return mask
-    if implementation == "eager":
-        hidden = torch.zeros((), dtype=dtype, device=mask.device)
-        return torch.where(mask, hidden, torch.finfo(dtype).min)
-    raise ValueError(
-        f"attn_implementation={implementation!r} takes no per-row mask; load the model with "
-        "attn_implementation='sdpa' or 'eager'"
-    )

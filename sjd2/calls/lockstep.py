@@ -10,7 +10,7 @@ from torch import Tensor
 from transformers import GenerationConfig, StoppingCriteriaList
 from transformers.generation import GenerateDecoderOnlyOutput, MaxLengthCriteria
 
-from sjd2.models.base import Geometry, Prompt, Request, Sampling
+from sjd2.protocol import Geometry, Prompt, Request, Sampling
 
 _NEVER = -1e30  # no model gives so small a log-probability or logit
 

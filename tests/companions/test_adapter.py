@@ -11,9 +11,9 @@ import torch
 from torch import Tensor
 
 import sjd2
+from sjd2.companions import fingerprint
+from sjd2.companions.adapter import Adapter
 from sjd2.models import family_of
-from sjd2.models.adapter import Adapter
-from sjd2.models.companions import fingerprint
 from tests.janus_model import draw, tiny_janus
 
 

@@ -1,0 +1,1 @@
+"""How a call of transformers' `generate` is understood and answered."""
