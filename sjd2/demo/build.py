@@ -19,15 +19,17 @@ from transformers import (
 )
 from transformers.models.janus.image_processing_pil_janus import JanusImageProcessorPil
 
-PICTURE = 64  # pixels on a side
-GRID = 16  # tokens on a side: one token is 4 x 4 pixels
+from sjd2.demo.captions import LONGEST_CAPTION
+
+PICTURE = 96  # pixels on a side
+GRID = 24  # tokens on a side: one token is 4 x 4 pixels
 CODES = 512
 WIDTH = 256
 # With this one rotary frequency, the fifth of 32, turns once in a row of tokens: a head that looks
 # at <begin_of_image> reads the column off it. Otherwise the model must tell where a row ends by
 # what it has drawn.
 ROPE_THETA = (GRID / (2 * math.pi)) ** (32 / 4)
-PROMPT = 18  # prompt tokens in training: <bos>, up to 16 words, <begin_of_image>
+PROMPT = LONGEST_CAPTION + 2  # prompt tokens in training: <bos>, words, <begin_of_image>
 
 # The order fixes the ids: pad is 0.
 SPECIAL = {
@@ -68,7 +70,7 @@ def build_tokenizer(words: Iterable[str]) -> PreTrainedTokenizerFast:
 
 
 def build_processor(words: Iterable[str]) -> JanusProcessor:
-    """The processor of the embedded model: `build_tokenizer` and pictures in -1..1, 64 x 64."""
+    """The processor of the embedded model: `build_tokenizer` and pictures in -1..1, 96 x 96."""
     # The Pil class needs no torchvision, and either class can load what it saves.
     image_processor = JanusImageProcessorPil(
         size={"height": PICTURE, "width": PICTURE},
@@ -87,7 +89,7 @@ def build_config(tokenizer: PreTrainedTokenizerFast) -> JanusConfig:
         num_hidden_layers=4,
         num_attention_heads=4,
         num_key_value_heads=4,
-        max_position_embeddings=512,
+        max_position_embeddings=1024,
         rms_norm_eps=1e-6,
         rope_parameters={"rope_type": "default", "rope_theta": ROPE_THETA},
         pad_token_id=tokenizer.pad_token_id,

@@ -23,17 +23,17 @@ Mask = npt.NDArray[np.bool_]
 
 LEAST_CHROMA = 0.2  # objects lie above 0.3 but for their edges, grounds below 0.18
 EDGE = 0.55  # an object ends where its chroma falls to this share of what it has inside
-LEAST_AREA = 45  # in pixels; the smallest object has 120, so what is smaller is a speck
+LEAST_AREA = 90  # in pixels; the smallest object has 235, so what is smaller is a speck
 LEAST_OVERLAP = 0.8  # intersection over union of a drawn shape with its ideal
 LEAST_SHARE = 0.7  # of an object's pixels that must agree on its colour
-SMALL_BELOW = 12.0  # radius in pixels: "small" is 10, "large" 16
+SMALL_BELOW = 17.5  # radius in pixels: "small" is 14, "large" 22
 
 
 @dataclass(frozen=True)
 class Seen:
     """One object found in a picture; colour and shape are "unclear" where nothing fits well.
 
-    x, y and radius are in pixels of a 64x64 picture.
+    x, y and radius are in pixels of a 96x96 picture.
     """
 
     colour: str
@@ -79,7 +79,7 @@ def check(picture: npt.NDArray[np.uint8] | Image.Image, caption: str) -> Verdict
     """Judges a picture against a caption.
 
     Args:
-        picture: uint8 [H, W, 3] RGB, or a PIL image; brought to 64x64 if it is of another size.
+        picture: uint8 [H, W, 3] RGB, or a PIL image; brought to 96x96 if it is of another size.
         caption: a sentence that `parse_caption` understands.
     Returns:
         Verdict: a claim for the count, for each object's colour and for the object itself, and
@@ -137,7 +137,7 @@ def look(picture: npt.NDArray[np.uint8] | Image.Image) -> tuple[Seen, ...]:
 
 
 def _as_pixels(picture: npt.NDArray[np.uint8] | Image.Image) -> Field:
-    """Float [64, 64, 3] in 0..1."""
+    """Float [96, 96, 3] in 0..1."""
     if not isinstance(picture, Image.Image):
         if not isinstance(picture, np.ndarray):
             raise TypeError(f"picture must be an array or a PIL image, not {type(picture)}")

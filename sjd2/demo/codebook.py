@@ -35,7 +35,7 @@ def kinds(device: torch.device | str = "cpu") -> Tensor:
 
 
 def pictures(seeds: range, split: Split = "train") -> Tensor:
-    """Rendered scenes as the model sees them: [len(seeds), 3, 64, 64] float32 in -1..1."""
+    """Rendered scenes as the model sees them: [len(seeds), 3, 96, 96] float32 in -1..1."""
     rendered = np.stack([render(sample_scene(seed, split)) for seed in seeds])
     # Contiguous: left as channels-last, every convolution is two to three times slower on a CPU.
     return torch.from_numpy(rendered).permute(0, 3, 1, 2).contiguous().float() / 127.5 - 1

@@ -31,7 +31,7 @@ def draw(
         top_k: how many of the likeliest codes to draw from; 0 is all.
         batch: captions drawn together.
     Returns:
-        list of PIL images, 64 x 64.
+        list of PIL images, 96 x 96.
 
     RNG: torch's global generators, left as they were found.
     """

@@ -1,6 +1,6 @@
-"""Captioned 64x64 pictures: shaded shapes on textured ground, with a held-out set of combinations.
+"""Captioned 96x96 pictures: shaded shapes on textured ground, with a held-out set of combinations.
 
-The pictures are small enough for a three-million-parameter model: objects stand upright, their
+The pictures are small enough for a four-million-parameter model: objects stand upright, their
 centres on a lattice of 8 pixels, in one of two sizes, and those side by side at one height. And
 they are busy enough to be a fair test: the ground is lit, textured and unpredictable from one 4x4
 patch to the next, as in a photograph.
@@ -8,10 +8,12 @@ patch to the next, as in a photograph.
 Captions (module `captions`) are lower-case words and single spaces; `VOCABULARY` lists every word.
 
 Held out of training is one *combination* in about eight, by a checksum of its name (`is_held_out`):
-(colour, shape) of a single small object, the unordered pair of (colour, shape) of two related
+(colour, shape) of a single object that is not large, the unordered pair of (colour, shape) of two related
 objects, and (count, colour, shape) of equal objects. Every colour of every shape in every size
 still occurs in training, though not in every kind of scene: no blue ring stands alone there, but
-many in pairs.
+many in pairs. Of large objects, which only stand alone, sentences are held out instead.
+
+A single object whose caption says no size is drawn as small ones are.
 """
 
 import math
@@ -30,10 +32,12 @@ from sjd2.demo.captions import (
     RELATIONS,
     SHAPES,
     SIZE_WORDS,
+    UNSAID,
     VOCABULARY,
     Facts,
     Noun,
     is_held_out,
+    is_held_out_sentence,
     parse_caption,
     word_caption,
 )
@@ -60,7 +64,7 @@ __all__ = [
 Array = npt.NDArray[np.floating[Any]]
 Split = Literal["train", "held_out"]
 
-SIDE = 64
+SIDE = 96
 COLOURS = {
     "red": (0.85, 0.09, 0.12),
     "orange": (0.98, 0.49, 0.05),
@@ -71,7 +75,7 @@ COLOURS = {
     "pink": (0.98, 0.42, 0.71),
 }
 
-RADII = {None: 10.0, "small": 10.0, "large": 16.0}  # in pixels, by the size a caption names
+RADII = {"small": 14.0, "large": 22.0}  # in pixels, by the size a caption names
 LATTICE = 8.0  # centres lie on multiples of this, two sides of a token
 REACH = 1.15  # no shape extends beyond this many radii from its centre
 GAP = 4.0  # least distance in pixels between two objects
@@ -103,19 +107,19 @@ class Scene:
 # Sampling: draw a combination of the split, then places for its objects.
 
 
-# How often a single object, a pair and equals are drawn. Singles are learned soon.
-_WEIGHTS: dict[Split, tuple[int, int, int]] = {"train": (2, 4, 4), "held_out": (3, 4, 3)}
+_WEIGHTS = (3, 4, 3)  # how often a single object, a pair and equals are drawn
+_SIZES = (None, None, *SIZE_WORDS)  # of a single object, each as often
 
 
-def _sample_facts(rng: random.Random, split: Split) -> Facts:
+def _sample_facts(rng: random.Random) -> Facts:
     nouns = list(product(COLOUR_NAMES, SHAPES))
-    kind = rng.choices(("single", "pair", "equals"), _WEIGHTS[split])[0]
+    kind = rng.choices(("single", "pair", "equals"), _WEIGHTS)[0]
     if kind == "pair":
         first, second = rng.sample(nouns, 2)
         return Facts((Noun(*first), Noun(*second)), 2, rng.choice(RELATIONS))
     noun = rng.choice(nouns)
     if kind == "single":
-        return Facts((Noun(*noun, size=rng.choice(tuple(SIZE_WORDS))),), 1)
+        return Facts((Noun(*noun, size=rng.choice(_SIZES)),), 1)
     return Facts((Noun(*noun),), rng.choice((2, 3)))
 
 
@@ -150,7 +154,7 @@ def _stands(relation: str | None, places: list[tuple[float, float]]) -> bool:
 
 def _arrange(rng: random.Random, facts: Facts) -> tuple[Thing, ...]:
     nouns = facts.nouns * (facts.count // len(facts.nouns))
-    radii = [RADII[noun.size] for noun in nouns]
+    radii = [RADII[noun.size or UNSAID] for noun in nouns]
     places: list[tuple[float, float]] | None = None
     while places is None or not _stands(facts.relation, places):
         places = _place(rng, [REACH * radius for radius in radii])
@@ -174,11 +178,11 @@ def sample_scene(seed: int, split: Split) -> Scene:
     if split not in ("train", "held_out"):
         raise ValueError(f"split must be 'train' or 'held_out', not {split!r}")
     rng = random.Random(f"{split} {seed}")
-    facts = _sample_facts(rng, split)
-    while is_held_out(facts) != (split == "held_out"):
-        facts = _sample_facts(rng, split)
-    ground = rng.choice(tuple(_TEXTURES))
-    return Scene(_arrange(rng, facts), word_caption(rng, facts, ground), facts, ground, seed)
+    while True:
+        facts, ground = _sample_facts(rng), rng.choice(tuple(_TEXTURES))
+        caption = word_caption(rng, facts, ground)
+        if is_held_out_sentence(facts, caption) == (split == "held_out"):
+            return Scene(_arrange(rng, facts), caption, facts, ground, seed)
 
 
 def held_out_captions(n: int, seed: int = 0) -> list[str]:
@@ -191,7 +195,7 @@ def held_out_captions(n: int, seed: int = 0) -> list[str]:
     return list(captions)
 
 
-# Drawing. Fields are [64, 64] over (row, column); pictures are [64, 64, 3] in 0..1.
+# Drawing. Fields are [96, 96] over (row, column); pictures are [96, 96, 3] in 0..1.
 
 _AXIS: Array = np.arange(SIDE, dtype=np.float32) + np.float32(0.5)
 _X, _Y = np.meshgrid(_AXIS, _AXIS)
@@ -199,7 +203,7 @@ _X, _Y = np.meshgrid(_AXIS, _AXIS)
 
 @cache
 def _spread(cells: int) -> Array:
-    """[64, cells] Gaussian weights, rows of unit norm so that spread noise keeps unit variance."""
+    """[96, cells] Gaussian weights, rows of unit norm so that spread noise keeps unit variance."""
     knots = np.linspace(0, SIDE, cells, dtype=np.float32)
     weights: Array = np.exp(-(((_AXIS[:, None] - knots) * (cells - 1) / SIDE / 0.6) ** 2))
     weights /= np.linalg.norm(weights, axis=1, keepdims=True)
@@ -212,27 +216,27 @@ def _noise(rng: np.random.Generator, rows: int, columns: int) -> Array:
 
 
 def _plaster(rng: np.random.Generator) -> Array:
-    tone: Array = 0.16 * _noise(rng, 38, 38) + 0.12 * _noise(rng, 44, 44)
+    tone: Array = 0.16 * _noise(rng, 57, 57) + 0.12 * _noise(rng, 66, 66)
     return tone
 
 
 def _sand(rng: np.random.Generator) -> Array:
     """Grains of about a pixel and a half, some of them dark."""
-    grains = _noise(rng, 44, 44)
-    tone: Array = 0.13 * grains - 0.3 * np.clip(_noise(rng, 42, 42) - 1, 0, 1)
+    grains = _noise(rng, 66, 66)
+    tone: Array = 0.13 * grains - 0.3 * np.clip(_noise(rng, 63, 63) - 1, 0, 1)
     return tone + 0.05
 
 
 def _felt(rng: np.random.Generator) -> Array:
     """Short hairs, more of them across than along."""
-    tone: Array = 0.17 * _noise(rng, 48, 32) + 0.11 * _noise(rng, 34, 48)
+    tone: Array = 0.17 * _noise(rng, 72, 48) + 0.11 * _noise(rng, 51, 72)
     return tone
 
 
 def _gravel(rng: np.random.Generator) -> Array:
     """Pebbles: each pixel has the shade of the nearest point on a jittered grid, seams are dark."""
     cell = rng.uniform(3.6, 4.6)
-    points = rng.uniform(0, 1, (24, 24, 3)).astype(np.float32)
+    points = rng.uniform(0, 1, (32, 32, 3)).astype(np.float32)
     row, column = (_Y / cell).astype(int) + 1, (_X / cell).astype(int) + 1
     nearest, second, shade = np.full_like(_X, 99), np.full_like(_X, 99), np.zeros_like(_X)
     for i, j in product((-1, 0, 1), repeat=2):
@@ -244,21 +248,21 @@ def _gravel(rng: np.random.Generator) -> Array:
         second = np.where(closer, nearest, np.minimum(second, away))
         nearest, shade = np.where(closer, away, nearest), np.where(closer, point[..., 2], shade)
     dome = np.clip(2.2 * (second - nearest), 0, 1)
-    tone: Array = 0.6 * (shade - 0.5) + 0.3 * (dome - 0.6) + 0.05 * _noise(rng, 36, 36)
+    tone: Array = 0.6 * (shade - 0.5) + 0.3 * (dome - 0.6) + 0.05 * _noise(rng, 54, 54)
     return tone
 
 
 def _granite(rng: np.random.Generator) -> Array:
     """Flecks of three shades."""
-    flecks = _noise(rng, 38, 38)
+    flecks = _noise(rng, 57, 57)
     tone: Array = 0.24 * np.clip(2.5 * (np.abs(flecks) - 0.8), 0, 1) * np.sign(flecks)
-    return tone + 0.08 * _noise(rng, 40, 40)
+    return tone + 0.08 * _noise(rng, 60, 60)
 
 
 def _cork(rng: np.random.Generator) -> Array:
     """Pale crumbs with dark pits between them."""
-    pits = np.clip(1.6 * (_noise(rng, 38, 38) - 0.9), 0, 1)
-    tone: Array = 0.08 - 0.42 * pits + 0.11 * _noise(rng, 42, 42)
+    pits = np.clip(1.6 * (_noise(rng, 57, 57) - 0.9), 0, 1)
+    tone: Array = 0.08 - 0.42 * pits + 0.11 * _noise(rng, 63, 63)
     return tone
 
 
@@ -341,13 +345,13 @@ def render(scene: Scene) -> npt.NDArray[np.uint8]:
     Args:
         scene: as `sample_scene` makes it.
     Returns:
-        uint8 [64, 64, 3] RGB: the same pixels for the same scene.
+        uint8 [96, 96, 3] RGB: the same pixels for the same scene.
     """
     rng = np.random.default_rng(scene.seed % 2**63)
     towards = rng.uniform(-2.3, -1.9)
     light = (math.cos(towards), math.sin(towards))
     picture = _draw_ground(rng, scene.background, light)
-    grain = _noise(rng, 18, 18)
+    grain = _noise(rng, 27, 27)
     for thing in scene.things:
         picture = _draw_thing(picture, thing, light, grain)
     centre = SIDE / 2

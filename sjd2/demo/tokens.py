@@ -28,9 +28,9 @@ def coming_objects(scene: Scene, codes: Tensor) -> Tensor:
 
     Args:
         scene: what was drawn.
-        codes: [256] int64, its tokens.
+        codes: [576] int64, its tokens.
     Returns:
-        [256] int64: 0 where only ground is left, else 1 + its colour * 5 + its shape. A token of
+        [576] int64: 0 where only ground is left, else 1 + its colour * 5 + its shape. A token of
         an object counts as its own next one.
     """
     place = torch.arange(GRID * GRID)
@@ -64,7 +64,7 @@ def tokenize(
         shards: whose threads draw.
     Returns:
         dict of int16 on the CPU: "prompts" [N, PROMPT], <pad> ... <bos> words <begin_of_image>;
-        "codes" [N, 256] in reading order; "coming" [N, 256] of `coming_objects`.
+        "codes" [N, 576] in reading order; "coming" [N, 576] of `coming_objects`.
     """
 
     def codes_of(some: range) -> Tensor:
