@@ -1,7 +1,7 @@
-"""The table of the README's claims: the methods of sjd2 beside the rules of published decoders.
+"""The methods of sjd2 beside the rules of published decoders.
 
     python bench/bench_peers.py --out out/peers            # stopped, it goes on there
-    python bench/bench_peers.py --out out/peers --readme   # also put the table into README.md
+    python bench/bench_peers.py --out out/peers --docs     # also write docs/results.md
     python bench/bench_peers.py --out out/quick --captions 8 --seeds 1 --windows 32
 
 Held-out captions and the embedded model, every method from the same seeds, at the model's own
@@ -53,7 +53,7 @@ def main() -> None:
     parser.add_argument("--batch", type=int, default=8)
     parser.add_argument("--samples", type=int, default=200_000, help="pictures of the tiny model")
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
-    parser.add_argument("--readme", action="store_true", help="put the table into README.md")
+    parser.add_argument("--docs", action="store_true", help="write the table into docs/results.md")
     given = parser.parse_args()
 
     pipeline = load(DEMO, torch.device(given.device))
@@ -75,9 +75,10 @@ def main() -> None:
     )
     text = as_markdown(found, timings).strip()
     print(text)
-    if given.readme:
-        command = " ".join(["python", "bench/bench_peers.py", *sys.argv[1:]])
-        put_between(ROOT / "README.md", "bench_peers", f"{text}\n\nMade by `{command}`.")
+    if given.docs:
+        asked = [one for one in sys.argv[1:] if one != "--docs"]
+        command = " ".join(["python", "bench/bench_peers.py", *asked])
+        put_between(ROOT / "docs" / "results.md", "bench_peers", f"{text}\n\nMade by `{command}`.")
 
 
 if __name__ == "__main__":

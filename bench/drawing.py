@@ -51,7 +51,6 @@ class Row:
             self.method,
             str(self.window),
             f"{self.forwards:.1f}",
-            f"{self.step_compression:.2f}",
             f"{self.step_compression:.2f}x",
             f"{self.seconds:.1f}",
             share_of(self.passed, self.pictures),
@@ -159,7 +158,7 @@ class Results:
     def __init__(self, path: Path, facts: dict[str, Any], resume: bool) -> None:
         self.path = path
         self.known = json.loads(path.read_text())["rows"] if resume and path.is_file() else []
-        asked = [one for one in sys.argv[1:] if one not in ("--resume", "--readme")]
+        asked = [one for one in sys.argv[1:] if one not in ("--resume", "--docs")]
         command = " ".join(["python", f"bench/{Path(sys.argv[0]).name}", *asked])
         self.found: dict[str, Any] = {"command": command, **facts, "rows": []}
         path.parent.mkdir(parents=True, exist_ok=True)

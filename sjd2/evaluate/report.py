@@ -87,8 +87,8 @@ def _notes(found: Row) -> list[str]:
         notes.append("Same as ar: pictures whose every token is that of token-by-token decoding.")
     if any(row["total_variation"] is not None for row in rows):
         notes.append(
-            "Total variation: distance of the pictures of a model small enough to be enumerated "
-            f"from its law, sampled; an exact rule shows {found['floor']:.3f} by chance."
+            "Total variation: how far pictures of a model small enough to be enumerated are from "
+            f"its own distribution, sampled; an exact rule shows {found['floor']:.3f} by chance."
         )
     return notes
 

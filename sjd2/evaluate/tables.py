@@ -23,7 +23,6 @@ def head_and_cells(
         "exact": ["yes" if row["exact"] else "**no**" for row in rows],
         "total variation": [_number(row["total_variation"], ".3f") for row in rows],
         "forwards": [f"{row['forwards']['mean']:.1f}" for row in rows],
-        "tokens per forward": [f"{row['tokens_per_forward']:.2f}" for row in rows],
         "step compression": [f"{row['step_compression']:.2f}x" for row in rows],
         "of pictures: mean ± sd": [_mean(row["step_compression_of_pictures"]) for row in rows],
         "5 / 50 / 95 %": [_percentiles(row["step_compression_of_pictures"]) for row in rows],
