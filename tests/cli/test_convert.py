@@ -10,7 +10,7 @@ from safetensors.torch import load_file
 
 from sjd2.cli import commands
 from tests.cli.requests import everything_in, one_line
-from tests.models.test_vqgan import Evil, tiny
+from tests.pixels.test_vqgan import Evil, tiny
 
 
 def convert(capsys: Any, *arguments: str) -> tuple[int, str, str]:
