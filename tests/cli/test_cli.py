@@ -108,7 +108,7 @@ def test_generate_writes_readable_names_and_prints_the_paths(run, tmp_path):
     names = [f"out/{c}-seed{s}.png" for c in ("a-red-ring", "two-pink-discs") for s in (3, 4)]
     assert (status, err) == (0, "")
     assert out.splitlines()[-4:] == names
-    assert "tokens per forward" in out
+    assert "step compression" in out
     assert everything_in(tmp_path) == ["out", *names]
     with Image.open(names[0]) as picture:
         assert picture.size == (SIDE, SIDE)
@@ -171,10 +171,16 @@ def test_options_reach_the_model_under_its_own_names(run, monkeypatch):
     """Kills: an option read and then dropped, or passed under another name."""
     seen = {}
 
-    def spy(pipeline, captions, seeds, config, companions, **sampling):
-        seen.update(seeds=seeds, config=config, companions=companions, sampling=sampling)
+    def resolved(model, config, adapter, corrector):
+        seen.update(config=config, companions={"adapter": adapter, "corrector": corrector})
+        return "the method", None
+
+    def spy(pipeline, captions, seeds, method, **sampling):
+        assert method == "the method"
+        seen.update(seeds=seeds, sampling=sampling)
         raise ValueError("enough")
 
+    monkeypatch.setattr(commands, "method_of", resolved)
     monkeypatch.setattr(commands, "draw", spy)
     told = "--window 7 --verify gumbel --coupling independent --method sjd --start repeat "
     told += "--adapter some/where --denoising-steps 3 --schedule linear "

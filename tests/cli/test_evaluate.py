@@ -13,6 +13,7 @@ from sjd2.cli import commands
 from sjd2.evaluate import measure
 from sjd2.pictures.drawing import draw
 from sjd2.pictures.loading import load
+from sjd2.sampler import resolve
 from tests.cli.requests import DISCS, RING, everything_in, one_line
 from tests.janus_model import LENGTH
 
@@ -45,7 +46,7 @@ def test_the_numbers_are_those_of_decoding_stats(evaluate, folder, tmp_path):
             "maximal": {"window": 8},
         }[row["method"]]
         config = sjd2.DecodingConfig(**options)
-        drawing = draw(pipeline, [RING, DISCS], [5, 6], config, guidance_scale=3.0)
+        drawing = draw(pipeline, [RING, DISCS], [5, 6], resolve(config), guidance_scale=3.0)
         stats = drawing.stats
         assert row["step_compression"] == pytest.approx(stats.step_compression)
         assert row["tokens_per_forward"] == pytest.approx(stats.tokens_per_forward)
