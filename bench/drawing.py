@@ -16,10 +16,10 @@ import transformers
 from tqdm import tqdm
 
 import sjd2
-from sjd2.checkpoint import save_json
 from sjd2.demo.checker import check
 from sjd2.demo.scenes import held_out_captions
 from sjd2.evaluate.summary import wilson
+from sjd2.files import write_json
 from sjd2.pictures.loading import DEMO, load
 from sjd2.sampler.presets import PRESETS
 
@@ -173,4 +173,4 @@ class Results:
             self.known.remove(row)
         self.found["rows"].append(row)
         # With what is known and not asked for yet: a run that is stopped loses none of it.
-        save_json(self.path, {**self.found, "rows": self.found["rows"] + self.known})
+        write_json(self.path, {**self.found, "rows": self.found["rows"] + self.known})

@@ -25,16 +25,11 @@ import sjd2
 from sjd2.cli.arguments import complain, parse
 from sjd2.cli.compare import compare, comparison_picture, comparison_table
 from sjd2.config import DecodingConfig, seeds_for
+from sjd2.files import check_target, write_atomically
 from sjd2.kernels._dispatch import select
 from sjd2.patching import method_of
 from sjd2.pictures.drawing import check_captions, draw, verdicts
-from sjd2.pictures.files import (
-    check_target,
-    file_name,
-    picture_paths,
-    write_atomically,
-    write_picture,
-)
+from sjd2.pictures.files import file_name, picture_paths, write_picture
 from sjd2.pictures.gallery import text_table
 from sjd2.pictures.loading import DEMO, choose_device, load
 from sjd2.pictures.pipeline import Pipeline

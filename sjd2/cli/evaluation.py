@@ -12,9 +12,9 @@ from sjd2.evaluate import Plan, evaluate
 from sjd2.evaluate.evaluation import Judge
 from sjd2.evaluate.quality import ClipScore, Fid
 from sjd2.evaluate.tables import Row, head_and_cells
+from sjd2.files import check_target
 from sjd2.kernels._dispatch import select
 from sjd2.models import family_of
-from sjd2.pictures.files import check_target
 from sjd2.pictures.loading import DEMO
 from sjd2.pictures.pipeline import Pipeline
 from sjd2.sampler.presets import choose_presets

@@ -8,9 +8,10 @@ from pathlib import Path
 from typing import Any
 
 from sjd2.companions import find_companions
+from sjd2.files import check_target, write_atomically
 from sjd2.models import family_of
 from sjd2.pictures.drawing import draw
-from sjd2.pictures.files import check_target, file_name, write_atomically, write_picture
+from sjd2.pictures.files import file_name, write_picture
 from sjd2.pictures.pipeline import Pipeline
 from sjd2.sampler.presets import BASELINE, choose_presets
 from sjd2.watch import Film, Trace, film, traces_of

@@ -7,14 +7,13 @@ from pathlib import Path
 from typing import Protocol
 
 import sjd2
-from sjd2.checkpoint import save_json
 from sjd2.companions import Companions
 from sjd2.evaluate.measure import Measurement, picture_paths
 from sjd2.evaluate.plan import Plan
 from sjd2.evaluate.report import as_html, as_markdown
 from sjd2.evaluate.summary import Measured, curve_rows, table_rows, timing_rows
 from sjd2.evaluate.tables import Row
-from sjd2.pictures.files import write_text
+from sjd2.files import write_json, write_text
 from sjd2.pictures.pipeline import Pipeline
 
 
@@ -97,7 +96,7 @@ def _environments(measured: Measured) -> list[Row]:
 
 
 def _write(out: Path, found: Row, timings: Row) -> None:
-    save_json(out / "results.json", found)
-    save_json(out / "timings.json", timings)
+    write_json(out / "results.json", found)
+    write_json(out / "timings.json", timings)
     write_text(out / "results.md", as_markdown(found, timings))
     write_text(out / "report.html", as_html(found, timings))
