@@ -15,6 +15,7 @@ from sjd2.config import checked_seed
 from sjd2.models import family_of
 from sjd2.pictures.drawing import EXAMPLE, check_captions
 from sjd2.pictures.pipeline import Pipeline
+from sjd2.ranges import RANGES
 from sjd2.sampler.presets import BASELINE, choose_presets
 from sjd2.watch import Trace, film, live
 
@@ -84,8 +85,7 @@ class Page:
         if not caption.strip():
             raise ValueError("caption: must say what to draw")
         check_captions(self.pipeline.tokenizer, [caption])
-        if not isinstance(guidance, (int, float)) or not 1 <= guidance < float("inf"):
-            raise ValueError(f"guidance={guidance!r}: must be a number of at least 1 (1 = off)")
+        RANGES["guidance_scale"].check("guidance", guidance)
         chosen = self.methods[method]
         return live(
             self.pipeline,
