@@ -32,8 +32,7 @@ from drawing import (
     table,
 )
 
-from sjd2.demo import WEIGHTS
-from sjd2.pictures.loading import DEMO
+from sjd2.demo import DEMO, WEIGHTS
 from sjd2.sampler.correction import Correction
 
 HEAD = (

@@ -33,10 +33,10 @@ from drawing import (
 )
 from PIL import Image
 
+from sjd2.demo import DEMO
 from sjd2.demo.lm import picture_states, surprises
 from sjd2.demo.scenes import render, sample_scene
 from sjd2.models import family_of
-from sjd2.pictures.loading import DEMO
 
 HEAD = (
     "method",

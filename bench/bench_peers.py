@@ -20,11 +20,12 @@ from drawing import ROOT, put_between
 from peers import PEERS
 
 from sjd2.companions import Companions, find_companions
+from sjd2.demo import DEMO
 from sjd2.demo.scenes import held_out_captions
 from sjd2.evaluate import Plan, evaluate
 from sjd2.evaluate.report import as_markdown
 from sjd2.models import family_of
-from sjd2.pictures.loading import DEMO, load
+from sjd2.pictures.loading import load
 from sjd2.sampler.presets import Preset, choose_presets
 
 sys.path.insert(0, str(ROOT))  # the model that can be enumerated lies with the tests

@@ -16,11 +16,12 @@ import transformers
 from tqdm import tqdm
 
 import sjd2
+from sjd2.demo import DEMO
 from sjd2.demo.checker import check
 from sjd2.demo.scenes import held_out_captions
 from sjd2.evaluate.summary import wilson
 from sjd2.files import write_json
-from sjd2.pictures.loading import DEMO, load
+from sjd2.pictures.loading import load
 from sjd2.sampler.presets import PRESETS
 
 ROOT = Path(__file__).resolve().parent.parent

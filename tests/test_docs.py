@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from sjd2.cli.arguments import parse
+from sjd2.cli import parse
 
 ROOT = Path(__file__).parents[1]
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md")), ROOT / "hub" / "README.md"]

@@ -12,8 +12,8 @@ import torch
 from PIL import Image
 from torch import Tensor
 
+from sjd2.demo import DEMO
 from sjd2.patching import decoding_stats, installed
-from sjd2.pictures.loading import DEMO
 from sjd2.pictures.pipeline import Pipeline
 from sjd2.sampler import DecodingStats, Method
 

@@ -10,10 +10,10 @@ import torch
 import transformers
 from safetensors import SafetensorError
 
+from sjd2.demo import DEMO
 from sjd2.pictures.pipeline import Pipeline
 from sjd2.pictures.registry import VQ_DECODER, class_of, make_pipeline, takes_tokenizer
 
-DEMO = "demo"
 _HUB_ID = re.compile(r"[\w-][\w.-]*/[\w-][\w.-]*")
 
 

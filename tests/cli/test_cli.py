@@ -4,8 +4,10 @@ import json
 import os
 import platform
 import runpy
+import subprocess
 import sys
 from pathlib import Path
+from typing import get_args
 
 import pytest
 import torch
@@ -13,10 +15,14 @@ import transformers
 from PIL import Image
 
 import sjd2
-from sjd2.cli import commands
+from sjd2 import patching
+from sjd2.choices import PresetName
+from sjd2.cli import COMMANDS, common, main
 from sjd2.demo import WEIGHTS
 from sjd2.demo.__main__ import demo
+from sjd2.pictures import drawing
 from sjd2.pictures.drawing import EXAMPLE
+from sjd2.sampler.presets import PRESETS
 from tests.cli.requests import DISCS, RING, everything_in, one_line
 from tests.janus_model import LENGTH
 
@@ -51,6 +57,34 @@ def test_help_and_version_of_the_program(run):
     assert run("--version", "--model")[1] == f"sjd2 {sjd2.__version__}\n"
 
 
+@pytest.mark.parametrize(
+    "arguments",
+    [["--help"], ["--version"], ["draw"], ["generate", "--help"], ["trace", "--mehtod"]],
+)
+def test_help_and_typing_errors_wait_for_no_library(arguments):
+    """Kills: an import of torch or transformers before there is something to do."""
+    program = (
+        "import sys\nfrom sjd2.cli import main\n"
+        f"try:\n    main({arguments!r})\n"
+        "except SystemExit:\n    pass\n"
+        "print({'torch', 'transformers', 'numpy'} & sys.modules.keys(), file=sys.stderr)"
+    )
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    assert done.stderr.splitlines()[-1] == "set()"
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_every_command_is_a_module_that_says_what_it_takes(run, command):
+    """Kills: a command in the table without its module, and one whose help fails."""
+    assert run(command, "--help", "--model")[0] == 0
+
+
+def test_presets_of_the_commands_are_those_of_the_library():
+    """Kills: a preset that the commands do not offer, or offer and cannot find."""
+    assert get_args(PresetName) == tuple(PRESETS)
+
+
 def test_python_m_runs_the_command(monkeypatch, capsys):
     """Kills: `python -m sjd2` dropping the status."""
     monkeypatch.setattr(sys, "argv", ["sjd2", "generate"])
@@ -72,7 +106,7 @@ def raising(error):
 
 def test_ctrl_c_ends_with_130_and_leaves_no_file(run, monkeypatch, tmp_path):
     """Kills: a traceback, another status, and half-written files."""
-    monkeypatch.setattr(commands, "draw", raising(KeyboardInterrupt))
+    monkeypatch.setattr(drawing, "draw", raising(KeyboardInterrupt))
     assert run("generate", RING) == (130, "", "\nsjd2: interrupted\n")
     monkeypatch.undo()
     monkeypatch.chdir(tmp_path)
@@ -83,7 +117,7 @@ def test_ctrl_c_ends_with_130_and_leaves_no_file(run, monkeypatch, tmp_path):
 
 def test_out_of_memory_is_told_in_one_line(run, monkeypatch):
     """Kills: a traceback where the remedy is a smaller request."""
-    monkeypatch.setattr(commands, "draw", raising(torch.OutOfMemoryError("CUDA out of memory.")))
+    monkeypatch.setattr(drawing, "draw", raising(torch.OutOfMemoryError("CUDA out of memory.")))
     status, _, err = run("generate", RING)
     assert (status, err) == (1, "sjd2: error: out of memory: draw fewer pictures at once\n")
 
@@ -94,7 +128,7 @@ def test_a_closed_pipe_is_no_error(monkeypatch):
     os.close(reader)
     with os.fdopen(writer, "w") as closed:
         monkeypatch.setattr(sys, "stdout", closed)
-        assert commands.main(["info"]) == 0
+        assert main(["info"]) == 0
         closed.write("the interpreter's last words")
         closed.flush()
 
@@ -180,8 +214,8 @@ def test_options_reach_the_model_under_its_own_names(run, monkeypatch):
         seen.update(seeds=seeds, sampling=sampling)
         raise ValueError("enough")
 
-    monkeypatch.setattr(commands, "method_of", resolved)
-    monkeypatch.setattr(commands, "draw", spy)
+    monkeypatch.setattr(patching, "method_of", resolved)
+    monkeypatch.setattr(drawing, "draw", spy)
     told = "--window 7 --verify gumbel --coupling independent --method sjd --start repeat "
     told += "--adapter some/where --denoising-steps 3 --schedule linear "
     told += "--corrector none --corrector-passes sweep "
@@ -236,7 +270,7 @@ def test_compare_writes_one_picture_and_prints_one_table(run):
     assert "as captioned" not in head
     assert gumbel.startswith("sjd gumbel ")
     assert gumbel.endswith(" yes")
-    assert ar.split()[:4] == ["ar", f"{LENGTH:.1f}", "1.00", "1.00x"]
+    assert ar.split()[:3] == ["ar", f"{LENGTH:.1f}", "1.00x"]
     with Image.open(path) as picture:
         # Two cells of 256 pixels in each direction, and what stands around them.
         assert 2 * 256 < picture.width < 3.5 * 256
@@ -282,8 +316,8 @@ def test_info_reports_kernels_that_cannot_run(run, monkeypatch):
 
 def test_demo_replaces_its_own_picture_and_says_what_to_do_next(folder, monkeypatch, capsys):
     """Kills: a demo that works once only, and one without the checker's verdict."""
-    load = commands.load
-    monkeypatch.setattr(commands, "load", lambda name, *more: load(str(folder), *more))
+    load = common.load
+    monkeypatch.setattr(common, "load", lambda name, *more: load(str(folder), *more))
     for _ in range(2):
         assert demo() == 0
         out = capsys.readouterr().out
@@ -295,7 +329,7 @@ def test_demo_replaces_its_own_picture_and_says_what_to_do_next(folder, monkeypa
 @pytest.mark.skipif(not (WEIGHTS / "model.safetensors").exists(), reason="not trained yet")
 def test_the_embedded_model_is_the_default(capsys):
     """Kills: another default model, and the checker kept out of the account."""
-    assert commands.main(["generate", EXAMPLE, "--json"]) == 0
+    assert main(["generate", EXAMPLE, "--json"]) == 0
     (picture,) = json.loads(capsys.readouterr().out)["pictures"]
     assert picture["passed"] in (True, False)
     with Image.open(picture["path"]) as drawn:

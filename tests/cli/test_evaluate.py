@@ -9,7 +9,7 @@ import torch
 from PIL import Image
 
 import sjd2
-from sjd2.cli import commands
+from sjd2.cli import common
 from sjd2.evaluate import measure
 from sjd2.pictures.drawing import draw
 from sjd2.pictures.loading import load
@@ -150,7 +150,7 @@ def test_a_bad_request_is_told_before_a_model_is_loaded(
     run, tmp_path, monkeypatch, arguments, fragment
 ):
     """Kills: any one of the checks, and a check after loading."""
-    monkeypatch.setattr(commands, "load", lambda *_: pytest.fail("a model was loaded"))
+    monkeypatch.setattr(common, "load", lambda *_: pytest.fail("a model was loaded"))
     (tmp_path / "empty.txt").write_text("\n")
     assert one_line(run("evaluate", "--out", "report", *arguments), fragment)
     assert everything_in(tmp_path) == ["empty.txt"]

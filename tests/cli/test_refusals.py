@@ -4,8 +4,9 @@ import pytest
 import torch
 import transformers
 
-from sjd2.cli import commands
+from sjd2.cli import common
 from sjd2.demo.captions import parse_caption
+from sjd2.pictures import drawing
 from sjd2.pictures.drawing import EXAMPLE
 from tests.cli.requests import RING, everything_in, one_line
 from tests.janus_model import tiny_janus
@@ -14,7 +15,7 @@ from tests.janus_model import tiny_janus
 @pytest.fixture
 def unloaded(monkeypatch):
     """No model may be loaded: what is wrong must be found before."""
-    monkeypatch.setattr(commands, "load", lambda *_: pytest.fail("a model was loaded"))
+    monkeypatch.setattr(common, "load", lambda *_: pytest.fail("a model was loaded"))
 
 
 @pytest.mark.parametrize(
@@ -130,7 +131,7 @@ def test_damaged_or_foreign_weights_are_told_in_one_line(run, folder, tmp_path, 
 
 def test_unknown_words_are_named_with_the_nearest_known_one(run, monkeypatch):
     """Kills: drawing <unk>, and a message that leaves the user guessing."""
-    monkeypatch.setattr(commands, "draw", lambda *_: pytest.fail("something was drawn"))
+    monkeypatch.setattr(drawing, "draw", lambda *_: pytest.fail("something was drawn"))
     result = run("generate", RING, "a red rng above a Zebra")
     assert one_line(result, "does not know 'rng' (did you mean 'ring'?), 'Zebra'; it knows")
     assert f"{EXAMPLE!r}" in result[2]

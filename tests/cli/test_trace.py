@@ -5,7 +5,7 @@ import json
 import pytest
 from PIL import Image
 
-from sjd2.cli import commands
+from sjd2.cli import common
 from tests.cli.requests import DISCS, RING, everything_in, one_line
 from tests.janus_model import LENGTH
 
@@ -35,7 +35,7 @@ def test_a_png_is_the_last_frame(run):
     status, out, _ = run("trace", RING, "--method", "maximal", "--window", "8", "--out", "a.png")
     assert status == 0
     assert out.splitlines()[-1] == "a.png"
-    assert out.splitlines()[2].split()[:3] == ["ar", str(LENGTH), "1.00"]
+    assert out.splitlines()[2].split()[:3] == ["ar", str(LENGTH), "1.00x"]
     with Image.open("a.png") as picture:
         assert picture.format == "PNG"
         assert picture.width > 3 * 200
@@ -54,7 +54,7 @@ def test_a_bad_request_is_told_before_a_model_is_loaded(
     run, tmp_path, monkeypatch, arguments, fragment
 ):
     """Kills: any one of the checks, and a check after loading."""
-    monkeypatch.setattr(commands, "load", lambda *_: pytest.fail("a model was loaded"))
+    monkeypatch.setattr(common, "load", lambda *_: pytest.fail("a model was loaded"))
     assert one_line(run("trace", *arguments), fragment)
     assert everything_in(tmp_path) == []
 

@@ -16,7 +16,7 @@ from tokenizers.models import WordLevel
 from transformers import Emu3ImageProcessor, Emu3Processor, PreTrainedTokenizerFast
 
 import sjd2
-from sjd2.cli import commands
+from sjd2.cli import main
 from sjd2.companions import load_corrector
 from sjd2.pictures.drawing import draw
 from sjd2.pictures.loading import load
@@ -122,7 +122,7 @@ def run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: Any) -> Any:
     monkeypatch.chdir(tmp_path)
 
     def run(*arguments: str) -> tuple[int, str, str]:
-        status = commands.main(list(arguments))
+        status = main(list(arguments))
         return status, *capsys.readouterr()
 
     return run
