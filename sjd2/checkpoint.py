@@ -1,7 +1,7 @@
-"""Checkpoints that survive a kill at any moment, and random streams that need none of their own.
+"""Checkpoints that survive a kill at any moment, and random streams that need no checkpoint.
 
-Nothing random is remembered between steps: whatever a step draws comes from a generator keyed by
-(seed, names, step). So a resumed run needs weights, optimiser state and the step, and repeats an
+No random state is kept between steps: whatever a step draws comes from a generator keyed by (seed,
+names, step). So a resumed run needs weights, optimiser state and the step, and repeats an
 uninterrupted one bit for bit on the same machine.
 """
 
@@ -29,7 +29,7 @@ def keyed_generator(seed: int, *names: str | int) -> torch.Generator:
 
 
 def save_state(path: Path, state: Mapping[str, Any]) -> None:
-    """Writes tensors, numbers and nested dicts of them so that a kill leaves the previous file."""
+    """Write tensors, numbers and nested dicts of them; a kill leaves the previous file."""
     write_atomically(path, lambda file: torch.save(dict(state), file), force=True)
 
 

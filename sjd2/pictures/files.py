@@ -11,7 +11,7 @@ from PIL import Image
 
 from sjd2.files import write_atomically
 
-# By the ending of the file: Pillow's name of the format, and how it is saved.
+# By file ending: Pillow's name of the format, and its options.
 PICTURE_FORMATS: dict[str, tuple[str, dict[str, int]]] = {
     ".png": ("PNG", {}),
     ".jpg": ("JPEG", {"quality": 95}),
@@ -33,9 +33,9 @@ def picture_paths(out: str, names: Sequence[str]) -> list[Path]:
     """Where pictures go.
 
     Args:
-        out: a file that ends in a picture format: one picture gets that very name, several are
+        out: a file that ends in a picture format: a single picture gets that name, several are
             numbered (cat-1.png, cat-2.png). Anything else is a folder, which takes `names`.
-        names: one per picture, without an ending; names that agree are numbered.
+        names: one per picture, without an ending; equal names are numbered.
 
     Returns:
         One path per picture, all different.

@@ -33,7 +33,7 @@ SIDE = 16
 
 
 @pytest.mark.parametrize(
-    ("command", "told"),
+    ("command", "options"),
     [
         ("generate", "--model --method --window --verify --coupling --seed --n --out --json"),
         ("generate", "--force --guidance --temperature --top-k --top-p --device --quiet --start"),
@@ -41,11 +41,11 @@ SIDE = 16
         ("info", "--json"),
     ],
 )
-def test_help_of_every_command_names_its_options_and_an_example(run, command, told):
+def test_help_of_every_command_names_its_options_and_an_example(run, command, options):
     """Kills: an option that is not there, and an epilog that is not shown."""
     status, out, _ = run(command, "--help", "--model")
     assert status == 0
-    assert all(option in out for option in told.split())
+    assert all(option in out for option in options.split())
     assert f"\n  sjd2 {command} " in out
 
 
@@ -115,7 +115,7 @@ def test_ctrl_c_ends_with_130_and_leaves_no_file(run, monkeypatch, tmp_path):
     assert everything_in(tmp_path) == ["out"]
 
 
-def test_out_of_memory_is_told_in_one_line(run, monkeypatch):
+def test_out_of_memory_is_one_line(run, monkeypatch):
     """Kills: a traceback where the remedy is a smaller request."""
     monkeypatch.setattr(drawing, "draw", raising(torch.OutOfMemoryError("CUDA out of memory.")))
     status, _, err = run("generate", RING)
@@ -177,10 +177,10 @@ def test_a_picture_depends_on_its_caption_and_seed_alone(run, tmp_path):
 def test_json_of_generate_is_one_object_that_tells_all(run):
     """Kills: a table on stdout beside the object, and pictures in another order than paths."""
     status, out, err = run("generate", RING, DISCS, "--n", "2", "--json", "--top-k", "9")
-    told = json.loads(out)
+    printed = json.loads(out)
     assert (status, err) == (0, "")
-    assert list(told) == ["command", "model", "settings", "pictures", "stats"]
-    assert told["settings"] == {
+    assert list(printed) == ["command", "model", "settings", "pictures", "stats"]
+    assert printed["settings"] == {
         "method": "auto",
         "window": "auto",
         "verify": "ratio",
@@ -189,16 +189,16 @@ def test_json_of_generate_is_one_object_that_tells_all(run):
         "backend": "auto",
         "top_k": 9,
     }
-    assert told["pictures"][2] == {
+    assert printed["pictures"][2] == {
         "path": "out/two-pink-discs-seed0.png",
         "caption": DISCS,
         "seed": 0,
         "passed": None,
     }
-    assert all(Path(picture["path"]).is_file() for picture in told["pictures"])
-    assert told["stats"]["images"] == 4
-    assert told["stats"]["tokens"] == 4 * LENGTH
-    assert told["stats"]["tokens_per_forward"] > 1
+    assert all(Path(picture["path"]).is_file() for picture in printed["pictures"])
+    assert printed["stats"]["images"] == 4
+    assert printed["stats"]["tokens"] == 4 * LENGTH
+    assert printed["stats"]["tokens_per_forward"] > 1
 
 
 def test_options_reach_the_model_under_its_own_names(run, monkeypatch):
@@ -216,11 +216,11 @@ def test_options_reach_the_model_under_its_own_names(run, monkeypatch):
 
     monkeypatch.setattr(patching, "method_of", resolved)
     monkeypatch.setattr(drawing, "draw", spy)
-    told = "--window 7 --verify gumbel --coupling independent --method sjd --start repeat "
-    told += "--adapter some/where --denoising-steps 3 --schedule linear "
-    told += "--corrector none --corrector-passes sweep "
-    told += "--backend eager --guidance 3 --temperature 0.5 --top-k 4 --top-p 0.9 --seed 6 --n 2"
-    assert one_line(run("generate", RING, *told.split()), "enough")
+    options = "--window 7 --verify gumbel --coupling independent --method sjd --start repeat "
+    options += "--adapter some/where --denoising-steps 3 --schedule linear "
+    options += "--corrector none --corrector-passes sweep "
+    options += "--backend eager --guidance 3 --temperature 0.5 --top-k 4 --top-p 0.9 --seed 6 --n 2"
+    assert one_line(run("generate", RING, *options.split()), "enough")
     assert seen["seeds"] == [6, 7]
     assert seen["companions"] == {"adapter": "some/where", "corrector": None}
     assert seen["sampling"] == {
@@ -248,10 +248,10 @@ def test_options_reach_the_model_under_its_own_names(run, monkeypatch):
 def test_compare_shows_that_gumbel_draws_the_pictures_of_ar(run):
     """Kills: comparing pictures of different seeds, and naming a method by another's settings."""
     status, out, _ = run("compare", RING, DISCS, "--json")
-    told = json.loads(out)
+    printed = json.loads(out)
     assert status == 0
-    assert list(told) == ["command", "model", "path", "captions", "seed", "settings", "methods"]
-    by_name = {entry["method"]: entry for entry in told["methods"]}
+    assert list(printed) == ["command", "model", "path", "captions", "seed", "settings", "methods"]
+    by_name = {entry["method"]: entry for entry in printed["methods"]}
     assert list(by_name) == ["ar", "independent", "gumbel", "maximal"]
     assert by_name["ar"]["stats"]["forward_passes"] == [LENGTH, LENGTH]
     assert by_name["gumbel"]["same_as_ar"] == [True, True]
@@ -283,15 +283,15 @@ def test_compare_writes_one_picture_and_prints_one_table(run):
 def test_info_tells_versions_device_and_kernels(run):
     """Kills: a fact left out, and text where JSON was asked for."""
     status, out, _ = run("info", "--json")
-    told = json.loads(out)
+    printed = json.loads(out)
     assert status == 0
-    assert told["sjd2"] == sjd2.__version__
-    assert told["python"] == platform.python_version()
-    assert told["torch"] == torch.__version__
-    assert told["transformers"] == transformers.__version__
-    assert {"triton", "device", "threads", "demo_weights"} <= told.keys()
-    assert told["kernels"] in ("eager", "triton")
-    assert told["kernels_reason"]
+    assert printed["sjd2"] == sjd2.__version__
+    assert printed["python"] == platform.python_version()
+    assert printed["torch"] == torch.__version__
+    assert printed["transformers"] == transformers.__version__
+    assert {"triton", "device", "threads", "demo_weights"} <= printed.keys()
+    assert printed["kernels"] in ("eager", "triton")
+    assert printed["kernels_reason"]
     lines = run("info")[1].splitlines()
     assert [line.split()[0] for line in lines[:5]] == [
         "sjd2",
