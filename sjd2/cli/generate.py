@@ -45,7 +45,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--coupling",
         choices=get_args(Coupling),
         default="maximal",
-        help="how drafts that ratio rejected are drawn again (default: maximal)",
+        help="maximal keeps drafts that ratio did not accept as often as exactness allows, "
+        "independent draws them again (default: maximal)",
     )
     arguments.add_companions(decoding)
     decoding.add_argument(
