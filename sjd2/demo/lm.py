@@ -13,6 +13,7 @@ caption. So in training a second head, thrown away at the end, names the next ob
 token on (`coming_objects`).
 """
 
+import shutil
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -47,6 +48,7 @@ class LMSettings:
     coming_weight: float = 0.2  # in the loss, of the name of the next object
     dropped: float = 0.1  # fraction of captions blanked, for guidance
     average: float = 0.998  # decay of the moving average of the weights, per step
+    compiled: bool = True  # where there is a compiler; it decides the rounding, too
     checkpoint_every: int = 100
     record_every: int = 50
     validate_every: int = 250
@@ -210,6 +212,9 @@ class _Run:
         self.step = 0
         self.history: dict[str, Any] = {"training": [], "validation": [], "seconds": 0.0}
         self.recent = 0.0  # sum of the losses since the last record
+        # Fusing what lies between the matrix products saves a fifth of a step where one can compile.
+        compiles = settings.compiled and (model.device.type == "cuda" or shutil.which("g++"))
+        self.states = torch.compile(picture_states, dynamic=False) if compiles else picture_states
         self.coming = nn.Linear(WIDTH, COMING, device=model.device)
         nn.init.zeros_(self.coming.weight)
         nn.init.zeros_(self.coming.bias)
@@ -258,7 +263,7 @@ class _Run:
         def loss_of(number: int, part: Sequence[Tensor]) -> Tensor:
             prompts, mask, codes, coming = part
             with half_precision(codes.device):
-                states = picture_states(model, prompts, mask, codes)
+                states = self.states(model, prompts, mask, codes)
                 logits, named = model.model.generation_head(states), self.coming(states)
             kind, code = surprises(logits, codes)
             losses[number] = float((kind + code).detach().mean()) * len(codes)

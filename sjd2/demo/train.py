@@ -42,7 +42,7 @@ class Settings:
 
     seed: int = 0
     workers: int = 2  # parts of a batch on a CPU; part of the recipe, as it decides the rounding
-    scenes: int = 32_768  # training scenes of the language model
+    scenes: int = 65_536  # training scenes of the language model
     validation: int = 128  # held-out scenes for the cross entropy
     measured: int = 200  # held-out scenes for the errors of the picture tokenizer
     captions: int = 200  # held-out captions for the final pass rate; 0 skips it

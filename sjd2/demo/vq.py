@@ -27,7 +27,7 @@ class VQSettings:
     """How the tokenizer is trained; the defaults made the weights that ship with the package."""
 
     scenes: int = 4096  # whose patches the codebook is made of
-    steps: int = 1200
+    steps: int = 800
     batch: int = 16
     learning_rate: float = 2e-3
     warm_up: int = 50
