@@ -78,7 +78,7 @@ class DecodingState:
 
     @property
     def drawing(self) -> bool:
-        """Whether any picture is unfinished, as far as the host has been told."""
+        """Whether any picture is unfinished, as far as the host knows."""
         return self.rows.numel() > 0
 
     @property
@@ -88,7 +88,7 @@ class DecodingState:
 
     @property
     def place(self) -> dict[str, Any]:
-        """Where the window stands, as the operations are told."""
+        """The window's place in the picture, as keyword arguments of the operations."""
         return {
             "seed": self.seed,
             "position": self.position,
