@@ -84,7 +84,7 @@ class Page:
         """Check every value, then draw."""
         if not caption.strip():
             raise ValueError("caption: must say what to draw")
-        check_captions(self.pipeline.tokenizer, [caption])
+        check_captions(self.pipeline, [caption])
         RANGES["guidance_scale"].check("guidance", guidance)
         chosen = self.methods[method]
         return live(

@@ -40,7 +40,7 @@ def load_pipeline(given: argparse.Namespace, captions: Sequence[str] = ()) -> Pi
     if not shows_progress(given) or given.model == DEMO or Path(given.model).exists():
         transformers.utils.logging.disable_progress_bar()
     pipeline = load(given.model, choose_device(given.device), given.size, given.vq_decoder)
-    check_captions(pipeline.tokenizer, captions)
+    check_captions(pipeline, captions)
     return pipeline
 
 

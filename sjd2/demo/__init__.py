@@ -12,7 +12,9 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     import torch
-    from transformers import JanusForConditionalGeneration, JanusProcessor
+    from transformers import JanusForConditionalGeneration
+
+    from sjd2.demo.processor import CaptionProcessor
 
 __all__ = ["DEMO", "WEIGHTS", "load"]
 
@@ -23,14 +25,15 @@ WEIGHTS = Path(__file__).parent / "weights"
 
 def load(
     device: str | torch.device = "cpu", folder: Path = WEIGHTS
-) -> tuple[JanusForConditionalGeneration, JanusProcessor]:
+) -> tuple[JanusForConditionalGeneration, CaptionProcessor]:
     """The embedded model and its processor, ready for `generate(..., generation_mode="image")`.
 
     Args:
         device: where to put the model.
         folder: the weights that ship with the package, or the `--out` of `sjd2.demo.train`.
     Returns:
-        tuple: a float32 model in eval mode, and a processor.
+        tuple: a float32 model in eval mode, and a `JanusProcessor` that refuses captions which the
+        model was not taught.
     Raises:
         ValueError: a file of the folder is missing, damaged, not this model's, or a pickle; the
             message names it.
@@ -46,7 +49,9 @@ def load(
         True
     """
     import torch
-    from transformers import JanusForConditionalGeneration, JanusProcessor
+    from transformers import JanusForConditionalGeneration
+
+    from sjd2.demo.processor import CaptionProcessor
 
     folder = Path(folder)
     _check_files(folder)
@@ -59,7 +64,7 @@ def load(
             output_loading_info=True,
         )
         # Not torchvision's class, even where it is installed: upstream it cannot give PIL images.
-        processor = JanusProcessor.from_pretrained(folder, local_files_only=True, backend="pil")
+        processor = CaptionProcessor.from_pretrained(folder, local_files_only=True, backend="pil")
     except (OSError, RuntimeError, TypeError, KeyError, AttributeError) as error:
         raise ValueError(f"{folder}: not a readable Janus model ({error})") from error
     # Upstream only warns of these, and draws with untrained weights.

@@ -48,7 +48,7 @@ class LMSettings:
     coming_weight: float = 0.2  # in the loss, of the name of the next object
     dropped: float = 0.1  # fraction of captions blanked, for guidance
     average: float = 0.998  # decay of the moving average of the weights, per step
-    compiled: bool = True  # where there is a compiler; it decides the rounding, too
+    compiled: bool = True  # where there is a C++ compiler; it decides the rounding, too
     checkpoint_every: int = 100
     record_every: int = 50
     validate_every: int = 250
@@ -212,7 +212,7 @@ class _Run:
         self.step = 0
         self.history: dict[str, Any] = {"training": [], "validation": [], "seconds": 0.0}
         self.recent = 0.0  # sum of the losses since the last record
-        # Fusing what lies between the matrix products saves a fifth of a step where one can compile.
+        # Fusing what lies between the matrix products saves a fifth of a step.
         compiles = settings.compiled and (model.device.type == "cuda" or shutil.which("g++"))
         self.states = torch.compile(picture_states, dynamic=False) if compiles else picture_states
         self.coming = nn.Linear(WIDTH, COMING, device=model.device)

@@ -8,10 +8,10 @@ patch to the next, as in a photograph.
 Captions (module `captions`) are lower-case words and single spaces; `VOCABULARY` lists every word.
 
 Held out of training is one *combination* in about eight, by a checksum of its name (`is_held_out`):
-(colour, shape) of a single object that is not large, the unordered pair of (colour, shape) of two related
-objects, and (count, colour, shape) of equal objects. Every colour of every shape in every size
-still occurs in training, though not in every kind of scene: no blue ring stands alone there, but
-many in pairs. Of large objects, which only stand alone, sentences are held out instead.
+(colour, shape) of a single object that is not large, the unordered pair of (colour, shape) of two
+related objects, and (count, colour, shape) of equal objects. Every colour of every shape in every
+size still occurs in training, though not in every kind of scene: no blue ring stands alone there,
+but many in pairs. Of large objects, which only stand alone, sentences are held out instead.
 
 A single object whose caption says no size is drawn as small ones are.
 """

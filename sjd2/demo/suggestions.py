@@ -126,10 +126,14 @@ def _pairs(first: Noun, second: Noun, relations: list[str]) -> Iterator[str]:
 
 
 def _equals(noun: Noun, count: int) -> Iterator[str]:
-    phrases = list(_singulars(noun, sizes=True)) if count == 1 else [
-        f"{words} {noun.colour} {plural(shape)}"
-        for words in COUNT_WORDS[count]
-        for shape in SHAPE_WORDS[noun.shape]
-    ]
+    phrases = (
+        list(_singulars(noun, sizes=True))
+        if count == 1
+        else [
+            f"{words} {noun.colour} {plural(shape)}"
+            for words in COUNT_WORDS[count]
+            for shape in SHAPE_WORDS[noun.shape]
+        ]
+    )
     for skeleton in ONE_NOUN[count]:
         yield from (skeleton.format(phrase) for phrase in phrases)

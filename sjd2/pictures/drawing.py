@@ -6,13 +6,13 @@ import difflib
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import torch
 from PIL import Image
 from torch import Tensor
 
 from sjd2.demo import DEMO
+from sjd2.demo.processor import CaptionProcessor
 from sjd2.patching import decoding_stats, installed
 from sjd2.pictures.pipeline import Pipeline
 from sjd2.sampler import DecodingStats, Method
@@ -39,12 +39,15 @@ class Drawing:
     stats: DecodingStats
 
 
-def check_captions(tokenizer: Any, captions: Sequence[str]) -> None:
-    """Refuse captions with words that the model would read as "unknown".
+def check_captions(pipeline: Pipeline, captions: Sequence[str]) -> None:
+    """Refuse captions that the model was not taught: for most, those with words unknown to it.
 
     Raises:
-        ValueError: names the words, the nearest known ones and a caption that works.
+        ValueError: names the words and the nearest known ones, or the nearest caption that works.
     """
+    if isinstance(pipeline.processor, CaptionProcessor):
+        return pipeline.processor.check(captions)
+    tokenizer = pipeline.tokenizer
     unknown_id = tokenizer.unk_token_id
     for caption in captions:
         words = re.findall(r"\w+|[^\w\s]+", caption)
@@ -56,17 +59,12 @@ def check_captions(tokenizer: Any, captions: Sequence[str]) -> None:
         if unknown:
             vocabulary = [word for word in tokenizer.get_vocab() if word.isalpha()]
             named = ", ".join(_with_nearest(word, vocabulary) for word in unknown)
-            hint = "" if _reads_unknown(tokenizer, EXAMPLE) else f"; it knows e.g. {EXAMPLE!r}"
-            raise ValueError(f"caption {caption!r}: this model does not know {named}{hint}")
+            raise ValueError(f"caption {caption!r}: this model does not know {named}")
 
 
 def _with_nearest(word: str, vocabulary: Sequence[str]) -> str:
     close = difflib.get_close_matches(word.lower(), vocabulary, n=1)
     return f"{word!r} (did you mean {close[0]!r}?)" if close else repr(word)
-
-
-def _reads_unknown(tokenizer: Any, caption: str) -> bool:
-    return tokenizer.unk_token_id in tokenizer(caption)["input_ids"]
 
 
 @torch.no_grad()
