@@ -63,10 +63,9 @@ def nearest_caption(caption: str) -> str:
         sentences = list(_equals(nouns[0], count))
     grounds = [_GROUND_HINTS[word] for word in words if word in _GROUND_HINTS]
     ends = [f" {phrase}" for ground in grounds[:1] for phrase in GROUND_WORDS[ground]] or [""]
-    text = " ".join(words)
     return max(
         (sentence + end for sentence in sentences for end in ends),
-        key=lambda sentence: difflib.SequenceMatcher(None, sentence, text, False).ratio(),
+        key=lambda sentence: difflib.SequenceMatcher(None, sentence.split(), words).ratio(),
     )
 
 
@@ -75,7 +74,7 @@ def _known(word: str) -> str:
     word = _SYNONYMS.get(word, word)
     if word in VOCABULARY:
         return word
-    close = difflib.get_close_matches(word, [*VOCABULARY, *_SYNONYMS], 1, cutoff=0.66)
+    close = difflib.get_close_matches(word, [*VOCABULARY, *_SYNONYMS], 1, cutoff=0.7)
     return _SYNONYMS.get(close[0], close[0]) if close else word
 
 

@@ -138,7 +138,7 @@ def test_sentences_outside_the_grammar_are_refused_with_the_nearest(run, monkeyp
     """Kills: drawing something for what the embedded model was never taught."""
     monkeypatch.setattr(drawing, "draw", lambda *_: pytest.fail("something was drawn"))
     for caption, nearest in (
-        ("a dog", "a red circle"),
+        ("a dog", "a red ring"),
         ("red", "a red ring"),
         ("a green rng", "a green ring"),
     ):

@@ -48,7 +48,7 @@ def test_kinds_of_patches_are_the_colours_of_the_scene() -> None:
         coloured += int((shown > 0).sum())
         wrong += sum(kind not in mine for kind in shown[shown > 0].tolist())
     # Highlights on orange are yellow, but the whole of a patch is not.
-    assert wrong < 0.001 * coloured
+    assert wrong < 0.002 * coloured
 
 
 def test_every_code_stands_for_its_own_kind(book: Codebook) -> None:

@@ -3,6 +3,7 @@
 import json
 import shutil
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -18,10 +19,11 @@ from transformers import (
 from sjd2.demo import WEIGHTS, load
 from sjd2.demo.checker import check
 from sjd2.demo.evaluate import draw
+from sjd2.demo.processor import CaptionProcessor
 from sjd2.demo.scenes import VOCABULARY, held_out_captions, render, sample_scene
 from sjd2.demo.vq import measure_vq
 
-Loaded = tuple[JanusForConditionalGeneration, JanusProcessor]
+Loaded = tuple[JanusForConditionalGeneration, CaptionProcessor]
 
 
 @pytest.fixture(scope="module")
@@ -39,7 +41,7 @@ def copied(tmp_path: Path) -> Path:
 def test_load_gives_float32_model_in_eval_mode(loaded: Loaded) -> None:
     model, processor = loaded
     assert type(model) is JanusForConditionalGeneration
-    assert type(processor) is JanusProcessor
+    assert type(processor) is CaptionProcessor
     assert not model.training
     assert not model.model.vqmodel.training
     assert {p.dtype for p in model.parameters()} == {torch.float32}
@@ -55,7 +57,7 @@ def test_folder_is_small_and_holds_no_pickle() -> None:
 
 def test_sizes_are_those_promised(loaded: Loaded) -> None:
     config = loaded[0].config
-    assert config.vision_config.num_image_tokens == 256
+    assert config.vision_config.num_image_tokens == 576
     assert config.vq_config.num_embeddings == 512
     assert sum(p.numel() for p in loaded[0].parameters()) <= 4_000_000
 
@@ -98,11 +100,18 @@ def test_auto_processor_finds_it() -> None:
     assert isinstance(AutoProcessor.from_pretrained(WEIGHTS), JanusProcessor)
 
 
+@pytest.mark.parametrize("text", ["a dog", ["a red ring", "generate red"], []])
+def test_the_processor_refuses_what_the_model_was_not_taught(loaded: Loaded, text: Any) -> None:
+    """Kills: an unknown token, silently, in Python where the commands refuse."""
+    with pytest.raises(ValueError, match="nearest: 'a red ring'" if text else "not an empty list"):
+        loaded[1](text=text, generation_mode="image")
+
+
 def test_picture_survives_preprocessing_and_back(loaded: Loaded) -> None:
     processor = loaded[1]
     picture = Image.fromarray(render(sample_scene(3, "train")))
     pixels = processor.image_processor(picture, return_tensors="pt")["pixel_values"]
-    assert pixels.shape == (1, 3, 64, 64)
+    assert pixels.shape == (1, 3, 96, 96)
     back = processor.postprocess(list(pixels), return_tensors="PIL.Image.Image")["pixel_values"][0]
     assert np.abs(np.asarray(back, int) - np.asarray(picture, int)).max() <= 1
 
@@ -122,19 +131,19 @@ def test_stock_generate_draws_the_caption(loaded: Loaded) -> None:
     captions = held_out_captions(12)
     config = model.generation_config
     pictures = draw(model, processor, captions, config.guidance_scale, 0, config.top_k)
-    assert {picture.size for picture in pictures} == {(64, 64)}
+    assert {picture.size for picture in pictures} == {(96, 96)}
     # A model that ignored its captions would pass about one in a thousand of them.
     passed = [check(p, caption).passed for p, caption in zip(pictures, captions, strict=True)]
     assert sum(passed) >= 7
 
 
-def test_generate_returns_256_codes(loaded: Loaded) -> None:
+def test_generate_returns_576_codes(loaded: Loaded) -> None:
     model, processor = loaded
     inputs = processor(text=["a red circle"], generation_mode="image", return_tensors="pt")
     codes = model.generate(**inputs, generation_mode="image")
-    assert codes.shape == (1, 256)
+    assert codes.shape == (1, 576)
     assert 0 <= int(codes.min()) <= int(codes.max()) < 512
-    assert model.decode_image_tokens(codes).shape == (1, 64, 64, 3)
+    assert model.decode_image_tokens(codes).shape == (1, 96, 96, 3)
 
 
 def test_codebook_is_used_and_rebuilds_pictures(loaded: Loaded) -> None:

@@ -38,6 +38,7 @@ TINY = Settings(
     lm=LMSettings(
         steps=5,
         batch=4,
+        compiled=False,
         warm_up=1,
         checkpoint_every=2,
         record_every=2,
@@ -169,12 +170,12 @@ def test_training_states_are_those_of_generation(fresh: JanusForConditionalGener
     processor = build_processor(VOCABULARY)
     text = "a red circle" + processor.tokenizer.boi_token
     short = processor.tokenizer(text, return_tensors="pt")
-    padded = processor.tokenizer(text, padding="max_length", max_length=18, return_tensors="pt")
-    codes = torch.randint(512, (1, 256), generator=keyed_generator(0, "test"))
+    padded = processor.tokenizer(text, padding="max_length", max_length=20, return_tensors="pt")
+    codes = torch.randint(512, (1, 576), generator=keyed_generator(0, "test"))
     with torch.no_grad():
         one = picture_states(fresh, short["input_ids"], short["attention_mask"], codes)
         two = picture_states(fresh, padded["input_ids"], padded["attention_mask"], codes)
-    assert one.shape == (1, 256, WIDTH)
+    assert one.shape == (1, 576, WIDTH)
     torch.testing.assert_close(one, two, atol=2e-5, rtol=1e-4)
 
 
@@ -186,11 +187,11 @@ def test_rates_rise_stay_and_fall() -> None:
 
 def test_both_parts_of_a_surprise_add_up_to_it() -> None:
     """Kills: a kind's probability taken as that of its best code; kinds of other codes."""
-    codes = torch.randint(512, (2, 256), generator=keyed_generator(0, "codes"))
+    codes = torch.randint(512, (2, 576), generator=keyed_generator(0, "codes"))
     logits = 3 * torch.randn(2, 256, 512, generator=keyed_generator(0, "logits"))
     kind, code = surprises(logits, codes)
     whole = F.cross_entropy(logits.flatten(0, 1), codes.flatten(), reduction="none")
-    torch.testing.assert_close(kind + code, whole.view(2, 256))
+    torch.testing.assert_close(kind + code, whole.view(2, 576))
     mates = kinds()[codes][..., None] == kinds()
     share = (logits.softmax(-1) * mates).sum(-1)
     torch.testing.assert_close(kind, -share.log())
@@ -200,14 +201,14 @@ def test_coming_object_is_the_next_in_reading_order() -> None:
     """Kills: naming the object to come after its own tokens, or ground that never ends."""
     things = (Thing("red", "circle", 16, 16, 10), Thing("blue", "ring", 48, 40, 10))
     scene = replace(sample_scene(0, "train"), things=things)
-    codes = torch.zeros(16, 16, dtype=torch.long)
+    codes = torch.zeros(24, 24, dtype=torch.long)
     codes[3, 3:6] = GROUND  # the first code of an object
     codes[8, 10:12] = GROUND
-    coming = coming_objects(scene, codes.flatten()).view(16, 16)
+    coming = coming_objects(scene, codes.flatten()).view(24, 24)
     red, blue = 1, 1 + 5 * COLOUR_NAMES.index("blue") + SHAPES.index("ring")
     assert coming[:3].unique().tolist() == [red]
-    assert coming[3].tolist() == [red] * 6 + [blue] * 10
-    assert coming[8].tolist() == [blue] * 12 + [0] * 4
+    assert coming[3].tolist() == [red] * 6 + [blue] * 18
+    assert coming[8].tolist() == [blue] * 12 + [0] * 12
     assert coming[9:].unique().tolist() == [0]
 
 
