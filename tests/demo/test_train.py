@@ -188,7 +188,7 @@ def test_rates_rise_stay_and_fall() -> None:
 def test_both_parts_of_a_surprise_add_up_to_it() -> None:
     """Kills: a kind's probability taken as that of its best code; kinds of other codes."""
     codes = torch.randint(512, (2, 576), generator=keyed_generator(0, "codes"))
-    logits = 3 * torch.randn(2, 256, 512, generator=keyed_generator(0, "logits"))
+    logits = 3 * torch.randn(2, 576, 512, generator=keyed_generator(0, "logits"))
     kind, code = surprises(logits, codes)
     whole = F.cross_entropy(logits.flatten(0, 1), codes.flatten(), reduction="none")
     torch.testing.assert_close(kind + code, whole.view(2, 576))
