@@ -7,7 +7,9 @@ from PIL import Image
 from tqdm import tqdm
 from transformers import JanusForConditionalGeneration, JanusProcessor
 
+from sjd2.demo.captions import COLOUR_NAMES, FORMS, SHAPES, with_article
 from sjd2.demo.checker import check
+from sjd2.demo.scenes import held_out_captions
 from sjd2.pixels.picture import picture_of
 
 
@@ -65,6 +67,32 @@ def pass_rate(
     top_k: int = 0,
 ) -> float:
     """The fraction of captions whose picture the checker passes; arguments as in `draw`."""
+    return sum(passes(model, processor, captions, guidance, seed, top_k)) / len(captions)
+
+
+def passes(
+    model: JanusForConditionalGeneration,
+    processor: JanusProcessor,
+    captions: Sequence[str],
+    guidance: float,
+    seed: int,
+    top_k: int = 0,
+) -> list[bool]:
+    """Whether the checker passes the picture of each caption; arguments as in `draw`."""
     pictures = draw(model, processor, captions, guidance, seed, top_k)
-    verdicts = [check(p, caption).passed for p, caption in zip(pictures, captions, strict=True)]
-    return sum(verdicts) / len(verdicts)
+    return [check(p, caption).passed for p, caption in zip(pictures, captions, strict=True)]
+
+
+def captions_by_form(of_each: int, seed: int = 0) -> dict[str, list[str]]:
+    """Held-out captions of every form, and single objects as one would type them first.
+
+    Args:
+        of_each: captions of a form.
+        seed: of the scenes that they are taken from.
+    Returns:
+        dict: by name in `FORMS`; under "every object" "a red ring" and so on, each colour of each
+        shape twice, held out or not.
+    """
+    forms = {form: held_out_captions(of_each, seed, form) for form in FORMS}
+    every = [with_article(f"{colour} {shape}") for colour in COLOUR_NAMES for shape in SHAPES]
+    return {**forms, "every object": 2 * every}

@@ -36,6 +36,7 @@ from sjd2.demo.captions import (
     VOCABULARY,
     Facts,
     Noun,
+    form_of,
     is_held_out,
     is_held_out_sentence,
     parse_caption,
@@ -185,12 +186,20 @@ def sample_scene(seed: int, split: Split) -> Scene:
             return Scene(_arrange(rng, facts), caption, facts, ground, seed)
 
 
-def held_out_captions(n: int, seed: int = 0) -> list[str]:
-    """n distinct captions of held-out combinations, the same for the same arguments."""
+def held_out_captions(n: int, seed: int = 0, form: str | None = None) -> list[str]:
+    """n distinct captions of held-out combinations, the same for the same arguments.
+
+    Args:
+        n: how many.
+        seed: of the scenes that they are taken from.
+        form: one of `FORMS`; None takes them as they come.
+    """
     captions: dict[str, None] = {}
     number = 0
     while len(captions) < n:
-        captions[sample_scene(seed * 1_000_003 + number, "held_out").caption] = None
+        caption = sample_scene(seed * 1_000_003 + number, "held_out").caption
+        if form in (None, form_of(caption)):
+            captions[caption] = None
         number += 1
     return list(captions)
 

@@ -27,7 +27,7 @@ from sjd2.demo import _sha256
 from sjd2.demo.build import build_generation_config, build_model, build_processor, save
 from sjd2.demo.captions import VOCABULARY
 from sjd2.demo.codebook import make_codebook
-from sjd2.demo.evaluate import pass_rate
+from sjd2.demo.evaluate import captions_by_form, pass_rate, passes
 from sjd2.demo.lm import LMSettings, train_lm
 from sjd2.demo.scenes import held_out_captions
 from sjd2.demo.shards import Shards
@@ -45,7 +45,7 @@ class Settings:
     scenes: int = 65_536  # training scenes of the language model
     validation: int = 128  # held-out scenes for the cross entropy
     measured: int = 200  # held-out scenes for the errors of the picture tokenizer
-    captions: int = 200  # held-out captions for the final pass rate; 0 skips it
+    captions_per_form: int = 40  # held-out captions for the final pass rates; 0 skips them
     tuning_captions: int = 100  # other held-out captions, to choose how to sample
     # Candidates: guidance, and how many of the 512 codes to draw from (0 is all).
     sampling: tuple[tuple[float, int], ...] = ((1.25, 0), (1.5, 0), (2.0, 0))
@@ -145,10 +145,14 @@ def _tune(
             save_state(path, rates)
     best, top_k = max(settings.sampling, key=lambda pair: rates.get(_name(*pair), 0.0))
     found: dict[str, Any] = {"guidance": best, "top_k": top_k, "tuning": rates}
-    if settings.captions:
-        captions = held_out_captions(settings.captions, seed=0)
-        found["captions"] = len(captions)
-        found["pass_rate"] = pass_rate(model, processor, captions, best, seed + 1, top_k)
+    if settings.captions_per_form:
+        forms = captions_by_form(settings.captions_per_form)
+        captions = [caption for some in forms.values() for caption in some]
+        passed = iter(passes(model, processor, captions, best, seed + 1, top_k))
+        found["forms"] = {
+            form: {"captions": len(some), "passed": sum(next(passed) for _ in some)}
+            for form, some in forms.items()
+        }
     return found
 
 

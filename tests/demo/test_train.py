@@ -32,7 +32,7 @@ TINY = Settings(
     scenes=12,
     validation=4,
     measured=4,
-    captions=0,
+    captions_per_form=0,
     sampling=((2.0, 0),),
     vq=VQSettings(scenes=128, steps=4, batch=8, warm_up=1, checkpoint_every=2),
     lm=LMSettings(
