@@ -30,7 +30,7 @@ from sjd2.demo import load
 from sjd2.demo.lm import picture_states, unconditional
 from sjd2.demo.scenes import held_out_captions
 from sjd2.kernels import Rules, Verdict
-from sjd2.kernels.reference.target import target_log_probs
+from sjd2.kernels.target.eager import target_log_probs
 from sjd2.sampler.correction import Correction
 from sjd2.sampler.watchers import Iteration
 

@@ -30,8 +30,8 @@ from triton.backends.compiler import GPUTarget
 from triton.compiler import ASTSource
 from triton.runtime.jit import JITFunction
 
-from sjd2.kernels import Rules, Shifts, Verdict, Window, _triton
-from sjd2.kernels._triton import launch
+from sjd2.kernels import Rules, Shifts, Verdict, Window, triton
+from sjd2.kernels import launch
 
 TARGETS = {
     "sm_80": GPUTarget("cuda", 80, 32),
@@ -106,14 +106,14 @@ def launches() -> Iterator[Launch]:
     cache = torch.zeros(rows, heads, 512, size, dtype=torch.bfloat16)
     new = torch.zeros(rows, slots, heads, size, dtype=torch.bfloat16).transpose(1, 2)
     lengths, rows_kept = torch.zeros(rows, dtype=torch.int64), torch.arange(2)
-    yield from recorded("bf16", lambda: _triton.kv_append(cache, cache, new, new, lengths))
-    yield from recorded("scrub", lambda: _triton.kv_truncate(lengths, lengths, (cache,), slots))
-    yield from recorded("bf16", lambda: _triton.kv_compact(cache, rows_kept, lengths))
+    yield from recorded("bf16", lambda: triton.kv_append(cache, cache, new, new, lengths))
+    yield from recorded("scrub", lambda: triton.kv_truncate(lengths, lengths, (cache,), slots))
+    yield from recorded("bf16", lambda: triton.kv_compact(cache, rows_kept, lengths))
     window = _window(rows, slots, 16384, 1)
     verdict = Verdict(lengths, lengths, window.tokens.contiguous(), window)
     pictures = torch.zeros(rows, 1024, dtype=torch.int64)
     yield from recorded(
-        "W=96", lambda: _triton.commit_window(verdict, lengths, pictures, lengths, lengths)
+        "W=96", lambda: triton.commit_window(verdict, lengths, pictures, lengths, lengths)
     )
     for dtype in (torch.float32, torch.bfloat16):
         yield from _embed(dtype, window.fed)
@@ -125,12 +125,12 @@ def _embed(dtype: torch.dtype, tokens: Tensor) -> Iterator[Launch]:
     where = torch.zeros(len(tokens), dtype=torch.int64)
     noise = {"timestep": level, "mean": mean, "std": mean, "time_embedding": time}
     name = TYPES[dtype]
-    yield from recorded(f"{name} clean", lambda: _triton.noisy_embed(tokens, table))
+    yield from recorded(f"{name} clean", lambda: triton.noisy_embed(tokens, table))
     yield from recorded(
         f"{name} noisy",
-        lambda: _triton.noisy_embed(tokens, table, seed=where, position=where, copies=2, **noise),
+        lambda: triton.noisy_embed(tokens, table, seed=where, position=where, copies=2, **noise),
     )
-    yield from recorded(name, lambda: _triton.denoise_step(time, time, level, level))
+    yield from recorded(name, lambda: triton.denoise_step(time, time, level, level))
 
 
 def _verify(
@@ -142,7 +142,7 @@ def _verify(
     where = torch.zeros(images, dtype=torch.int64)
     return recorded(
         label,
-        lambda: _triton.verify_window(
+        lambda: triton.verify_window(
             logits,
             window or _window(images, width, vocab, copies),
             rules,
@@ -167,13 +167,13 @@ def _correct(label: str, vocab: int, rules: Rules, grammar: bool) -> Iterator[La
     forced = torch.full((576,), -1) if grammar else None
     yield from recorded(
         label,
-        lambda: _triton.activate_window(state, tokens, shifts, position=where, grammar=forced),
+        lambda: triton.activate_window(state, tokens, shifts, position=where, grammar=forced),
     )
     inner = (state, state, tokens, shifts, rules)
     at = {"seed": where, "position": where, "iteration": 7, "grammar": forced}
     corrected = scored._replace(law=law, is_corrected=True)
     for window in (scored, corrected):
-        again = partial(_triton.correct_window, window, scored, *inner, correction=1, **at)
+        again = partial(triton.correct_window, window, scored, *inner, correction=1, **at)
         yield from recorded(f"{label} {'again' if window.is_corrected else ''}", again)
     # The verification that comes next reads a corrected law.
     yield from _verify(f"{label} corrected", vocab, rules, grammar, corrected)

@@ -13,9 +13,9 @@ from itertools import product
 import torch
 from torch import Tensor, nn
 
-from sjd2.kernels import Rules, _philox
-from sjd2.kernels._philox import Stream
-from sjd2.kernels.reference.target import target_log_probs
+from sjd2.kernels import Rules, philox
+from sjd2.kernels.philox import Stream
+from sjd2.kernels.target.eager import target_log_probs
 from sjd2.protocol import Geometry, Prompt, Request, Sampling
 
 PAD = 0  # prompt symbols follow the image tokens: symbol = vocab_size + prompt token
@@ -53,7 +53,7 @@ class TableModel:
 
     def law_logits(self, code: Tensor) -> Tensor:
         """The logits behind a prefix code, int64 of any shape S: float32 [*S, V]."""
-        noise = _philox.gumbel(code, torch.zeros_like(code), 0, Stream.EMBED, self.vocab_size)
+        noise = philox.gumbel(code, torch.zeros_like(code), 0, Stream.EMBED, self.vocab_size)
         return self.sharpness * noise
 
     def embedding_table(self) -> Tensor:

@@ -11,9 +11,9 @@ import torch
 from torch import Tensor
 
 from sjd2.kernels import Coupling, DraftKind, Verdict, Window, verify_window
-from sjd2.kernels._philox import Stream
-from sjd2.kernels.reference.target import target_log_probs
-from sjd2.kernels.reference.verify_window import PhiloxDraws, decide, grammar_at, stored_at
+from sjd2.kernels.philox import Stream
+from sjd2.kernels.target.eager import target_log_probs
+from sjd2.kernels.verify_window.eager import PhiloxDraws, decide, grammar_at, stored_at
 from sjd2.sampler.drafts import Slots
 from sjd2.sampler.published import retain, with_tokens
 from sjd2.sampler.state import DecodingState
@@ -134,7 +134,7 @@ def _group_log_ratio(log_p: Tensor, window: Window) -> Tensor:
     first = (rank - size // 2).clamp(min=0, max=vocabulary - size)
     group = order.gather(-1, first + torch.arange(size, device=log_p.device))
     rows = torch.arange(len(log_p), device=log_p.device)[:, None, None]
-    full = window.law[rows, stored_at(window)[..., None], group].logsumexp(dim=-1)
+    full = window.draft_logits[rows, stored_at(window)[..., None], group].logsumexp(dim=-1)
     certain = torch.zeros_like(full)
     log_q = torch.where(window.kinds == DraftKind.FULL, full, certain)
     return log_p.gather(-1, group).logsumexp(dim=-1) - log_q

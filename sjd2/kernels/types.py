@@ -40,14 +40,14 @@ class Window(NamedTuple):
     law at `law[b, j + offset[b]]`, so sliding a window moves no distribution; the columns that
     entered share the last one there is. The eager twins keep log-probabilities; the Triton kernels
     keep that forward's logits as they came from the model, guidance rows included, and beside them
-    in `law_stats` what makes a law of logits.
+    in `draft_stats` what makes a law of logits.
     """
 
     slots: Tensor  # int64 [B, W + 1]: the last committed token, then the draft of every column
     kinds: Tensor  # uint8 [B, W], DraftKind of the drafts
     law: Tensor  # float [B or 2 B, W', V]; read where the kind is FULL only
     offset: Tensor  # int64 [B]
-    law_stats: Tensor | None = None  # float32 [B, W', 3]; None where `law` is log-probabilities
+    draft_stats: Tensor | None = None  # float32 [B, W', 3]; None where `law` is log-probabilities
     is_corrected: bool = False  # whether guidance and temperature are in those logits already
 
     @property
@@ -83,25 +83,25 @@ class Window(NamedTuple):
     @staticmethod
     def join(first_slot: Tensor, columns: list[Window]) -> Window:
         """One window of single columns, each with a law of its own, [B, 1, V]."""
-        stats = [column.law_stats for column in columns if column.law_stats is not None]
+        stats = [column.draft_stats for column in columns if column.draft_stats is not None]
         return columns[0]._replace(
             slots=torch.cat((first_slot, *(column.tokens for column in columns)), dim=1),
             kinds=torch.cat([column.kinds for column in columns], dim=1),
-            law=torch.cat([column.law for column in columns], dim=1),
-            law_stats=torch.cat(stats, dim=1) if stats else None,
+            law=torch.cat([column.draft_logits for column in columns], dim=1),
+            draft_stats=torch.cat(stats, dim=1) if stats else None,
         )
 
     def keep_rows(self, rows: Tensor) -> Window:
         """The given rows, int64 [B'], of every tensor; of `law` with their guidance rows."""
-        copies = len(self.law) // len(self.slots)
+        copies = len(self.draft_logits) // len(self.slots)
         law_rows = torch.cat([rows + copy * len(self.slots) for copy in range(copies)])
-        stats = None if self.law_stats is None else self.law_stats[rows]
+        stats = None if self.draft_stats is None else self.draft_stats[rows]
         return self._replace(
             slots=self.slots[rows],
             kinds=self.kinds[rows],
-            law=self.law[law_rows],
+            law=self.draft_logits[law_rows],
             offset=self.offset[rows],
-            law_stats=stats,
+            draft_stats=stats,
         )
 
 

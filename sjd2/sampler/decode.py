@@ -22,7 +22,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from sjd2.kernels.reference.target import guide
+from sjd2.kernels.target.eager import guide
 from sjd2.protocol import ImageModel, PlacedProcessor, Request
 from sjd2.sampler.method import Method
 from sjd2.sampler.state import DecodingState

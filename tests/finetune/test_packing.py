@@ -14,7 +14,7 @@ from sjd2.config import DecodingConfig
 from sjd2.finetune.objective import drawing_request, rising_noise
 from sjd2.finetune.packing import Windows, hidden_behind, packed_log_probs
 from sjd2.finetune.rollouts import Rollouts
-from sjd2.kernels.reference.target import guide
+from sjd2.kernels.target.eager import guide
 from sjd2.models import family_of
 from sjd2.sampler import decode, resolve
 from sjd2.sampler.noise import NoisyDrafts

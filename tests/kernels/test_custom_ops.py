@@ -11,7 +11,7 @@ from torch import Tensor
 from sjd2.kernels import Rules, Verdict, first_window
 
 triton = pytest.importorskip("triton")
-from sjd2.kernels import _triton  # noqa: E402
+from sjd2.kernels import triton  # noqa: E402
 
 pytestmark = pytest.mark.skipif(
     not triton.knobs.runtime.interpret, reason="Triton is not interpreted here"
@@ -25,7 +25,7 @@ def window_arguments(next_width: int) -> tuple[Any, ...]:
     window = first_window(SEED, WIDTH, VOCAB)
     logits = torch.randn(2 * IMAGES, WIDTH, VOCAB)
     rules = (2.0, 1.0, 3, 1.0, 0, 2, next_width)  # guidance, ..., mode, start, next width
-    state = (window.slots, window.kinds, window.law, None, False, window.offset)
+    state = (window.slots, window.kinds, window.draft_logits, None, False, window.offset)
     return (logits, *state, SEED, ZERO, None, None, 1, 20, *rules)
 
 
@@ -107,10 +107,10 @@ def test_an_iteration_compiles_in_one_graph() -> None:
     window = first_window(SEED, WIDTH, VOCAB)
 
     def iteration(logits: Tensor, table: Tensor, position: Tensor) -> tuple[Verdict, Tensor]:
-        verdict = _triton.verify_window(
+        verdict = triton.verify_window(
             logits, window, Rules(), seed=SEED, position=position, iteration=1, length=20
         )
-        return verdict, _triton.noisy_embed(verdict.window.fed, table)
+        return verdict, triton.noisy_embed(verdict.window.fed, table)
 
     logits, table = torch.randn(IMAGES, WIDTH, VOCAB), torch.randn(VOCAB, SIZE)
     expected, embeddings = iteration(logits, table, ZERO)

@@ -5,9 +5,9 @@ from __future__ import annotations
 import pytest
 import torch
 
-from sjd2.kernels import _philox
-from sjd2.kernels._philox import Stream
-from sjd2.kernels.reference.verify_window import PhiloxDraws
+from sjd2.kernels import philox
+from sjd2.kernels.philox import Stream
+from sjd2.kernels.verify_window.eager import PhiloxDraws
 
 ROWS = 400_000
 
@@ -104,10 +104,10 @@ def test_fixed_noise_lets_a_draft_win_again() -> None:
 def test_a_token_has_its_noise_alone_or_in_company(vocab_size: int) -> None:
     """Kills: odd and even tokens exchanged, a word of the key cut off."""
     seed, position = torch.tensor([3, 2**40 + 7, 2**62]), torch.tensor([0, 9, 2**30])
-    noise = _philox.gumbel(seed, position, 5, Stream.RESIDUAL, vocab_size)
+    noise = philox.gumbel(seed, position, 5, Stream.RESIDUAL, vocab_size)
     token = torch.arange(vocab_size).repeat(3, 1)
     seed, position = (one[:, None].repeat(1, vocab_size) for one in (seed, position))
-    alone = _philox.gumbel_of(seed, position, 5, Stream.RESIDUAL, token)
+    alone = philox.gumbel_of(seed, position, 5, Stream.RESIDUAL, token)
     torch.testing.assert_close(alone, noise, atol=0, rtol=1e-6)
 
 
@@ -129,6 +129,6 @@ def test_possible_tokens_race_as_if_all_ran() -> None:
     laws = torch.randn(200, 60).masked_fill(torch.rand(200, 60) > 0.1, -torch.inf)
     laws[7], laws[8, 3] = -torch.inf, torch.nan
     rows, columns = torch.arange(200), torch.arange(200) % 7
-    noise = _philox.gumbel(rows, columns, 0, Stream.DRAFT, 60)
+    noise = philox.gumbel(rows, columns, 0, Stream.DRAFT, 60)
     expected = (laws + noise).argmax(dim=-1)
     assert torch.equal(draws().choose_again(laws, rows, columns), expected)

@@ -8,19 +8,19 @@ import pytest
 import torch
 from torch import Tensor
 
-from sjd2.kernels.reference import numerics
+from sjd2.kernels import cpu
 
 CASES: dict[str, tuple[Callable[[Tensor], Tensor], Callable[[Tensor], Tensor]]] = {
-    "exp": (numerics.exp, torch.exp),
-    "log": (lambda x: numerics.log(x.abs()), lambda x: x.abs().log()),
-    "first": (lambda x: numerics.kth_largest(x, 1), lambda x: x.topk(1).values),
-    "fifth": (lambda x: numerics.kth_largest(x, 5), lambda x: x.topk(5).values[..., -1:]),
-    "last": (lambda x: numerics.kth_largest(x, 9), lambda x: x.amin(-1, keepdim=True)),
+    "exp": (cpu.exp, torch.exp),
+    "log": (lambda x: cpu.log(x.abs()), lambda x: x.abs().log()),
+    "first": (lambda x: cpu.kth_largest(x, 1), lambda x: x.topk(1).values),
+    "fifth": (lambda x: cpu.kth_largest(x, 5), lambda x: x.topk(5).values[..., -1:]),
+    "last": (lambda x: cpu.kth_largest(x, 9), lambda x: x.amin(-1, keepdim=True)),
     "drop": (
-        lambda x: numerics.drop_below(x, x[..., :1]),
+        lambda x: cpu.drop_below(x, x[..., :1]),
         lambda x: x.masked_fill(x < x[..., :1], -torch.inf),
     ),
-    "descending": (numerics.descending, lambda x: x.sort(descending=True).values),
+    "descending": (cpu.descending, lambda x: x.sort(descending=True).values),
 }
 
 
@@ -39,10 +39,10 @@ def test_numpy_and_torch_agree(name: str, dtype: torch.dtype) -> None:
 def test_nan_is_the_largest() -> None:
     """Kills: a row of NaN that looks filtered."""
     x = torch.tensor([[1.0, torch.nan, 3.0]])
-    assert numerics.kth_largest(x, 1).isnan().all()
-    assert numerics.kth_largest(x, 2).item() == 3
-    assert numerics.descending(x)[0, 0].isnan()
-    dropped = numerics.drop_below(x, torch.tensor([[2.0]]))
+    assert cpu.kth_largest(x, 1).isnan().all()
+    assert cpu.kth_largest(x, 2).item() == 3
+    assert cpu.descending(x)[0, 0].isnan()
+    dropped = cpu.drop_below(x, torch.tensor([[2.0]]))
     torch.testing.assert_close(
         dropped, torch.tensor([[-torch.inf, torch.nan, 3.0]]), equal_nan=True
     )
@@ -63,13 +63,13 @@ def test_a_sample_never_misleads(k: int) -> None:
         "equal": torch.zeros(2, 3, 8192),
     }
     for name, x in rows.items():
-        found = numerics.kth_largest(x, k)
+        found = cpu.kth_largest(x, k)
         assert torch.equal(found, x.topk(k).values[..., -1:]), name
 
 
 def test_a_long_row_of_nan_has_no_k_th_largest() -> None:
     """Kills: bounds of NaN between which nothing lies."""
     x = torch.full((2, 8192), torch.nan)
-    assert numerics.kth_largest(x, 100).isnan().all()
+    assert cpu.kth_largest(x, 100).isnan().all()
     x[:, 50:] = 1.0
-    assert numerics.kth_largest(x, 100).tolist() == [[1.0], [1.0]]
+    assert cpu.kth_largest(x, 100).tolist() == [[1.0], [1.0]]

@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 import torch
 
-from sjd2.kernels import _philox
-from sjd2.kernels._philox import (
+from sjd2.kernels import philox
+from sjd2.kernels.philox import (
     Stream,
     _blocks,
     _fraction,
@@ -92,7 +92,7 @@ def test_fixed_noise_is_the_same_however_often_and_wherever_it_is_asked_for(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """Kills: a remembered row of another seed, position, stream or vocabulary; one written over."""
-    monkeypatch.setattr(_philox, "_REMEMBERED", 200)
+    monkeypatch.setattr(philox, "_REMEMBERED", 200)
     generator = torch.Generator().manual_seed(1)
     for vocab_size, stream in [(9, Stream.DRAFT), (10, Stream.DRAFT), (9, Stream.RESIDUAL)] * 3:
         seed = torch.randint(3, (2, 4), generator=generator)

@@ -164,7 +164,7 @@ def test_window_state_is_small() -> None:
 
     Kills: a [W, V] tensor in the window.
     """
-    from sjd2.kernels import Rules, _triton, first_window
+    from sjd2.kernels import Rules, triton, first_window
 
     if not triton.knobs.runtime.interpret:
         pytest.skip("Triton is not interpreted here")
@@ -172,9 +172,9 @@ def test_window_state_is_small() -> None:
     window = first_window(seed, 96, 16)
     logits = torch.zeros(1, 96, 16)
     at = {"seed": seed, "position": seed, "iteration": 1, "length": 200}
-    after = _triton.verify_window(logits, window, Rules(), **at).window
-    assert after.law.data_ptr() == logits.data_ptr()
-    kept = [after.slots, after.kinds, after.offset, after.law_stats]
+    after = triton.verify_window(logits, window, Rules(), **at).window
+    assert after.draft_logits.data_ptr() == logits.data_ptr()
+    kept = [after.slots, after.kinds, after.offset, after.draft_stats]
     assert sum(tensor.numel() * tensor.element_size() for tensor in kept) <= 8192
 
 
@@ -207,10 +207,10 @@ def test_an_operation_outside_the_sampler_obeys_the_environment(
     window = first_window(seed, 2, 5)
     monkeypatch.setenv("SJD2_KERNELS", "triton")
     verdict = verify_window(torch.zeros(1, 2, 5), window, Rules(), **at)
-    assert verdict.window.law_stats is not None
+    assert verdict.window.draft_stats is not None
     monkeypatch.setenv("SJD2_KERNELS", "eager")
     verdict = verify_window(torch.zeros(1, 2, 5), window, Rules(), **at)
-    assert verdict.window.law_stats is None
+    assert verdict.window.draft_stats is None
 
 
 @pytest.mark.parametrize(

@@ -16,8 +16,8 @@ import torch
 from torch import Tensor
 
 from sjd2.kernels import DraftKind, Rules, Verdict, Window
-from sjd2.kernels._philox import Stream
-from sjd2.kernels.reference.verify_window import decide
+from sjd2.kernels.philox import Stream
+from sjd2.kernels.verify_window.eager import decide
 from sjd2.protocol import Sampling
 from sjd2.sampler.schedule import steps_allowed
 from tests.table_model import TableModel
@@ -292,12 +292,12 @@ def old_law_kept(before: Window, verdict: Verdict) -> Verdict:
     source = torch.arange(width) + verdict.accept_length[:, None]
     moved = source.clamp(max=width - 1)
     was_uniform = before.kinds.gather(1, moved) == DraftKind.UNIFORM
-    stored = (moved + before.offset[:, None]).clamp(max=before.law.shape[1] - 1)
+    stored = (moved + before.offset[:, None]).clamp(max=before.draft_logits.shape[1] - 1)
     rows = torch.arange(len(source))[:, None]
     law = torch.where(
         was_uniform[..., None],
         torch.full((), 1 / VOCAB, dtype=torch.float64).log(),
-        before.law[rows, stored],
+        before.draft_logits[rows, stored],
     )
     zero = torch.zeros_like(verdict.accept_length)
     return verdict._replace(window=verdict.window._replace(law=law, offset=zero))

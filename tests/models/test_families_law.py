@@ -113,7 +113,7 @@ def test_replay_gives_the_laws_that_tokens_were_committed_from(
         verdict = verify(logits, state, slots)
         for index, seed in enumerate(state.seed.tolist()):
             first, count = int(state.position[index]), int(verdict.accept_length[index])
-            law = verdict.window.law[index, :count, :codes]
+            law = verdict.window.draft_logits[index, :count, :codes]
             committed[seed, first : first + count] = law
         return verdict
 

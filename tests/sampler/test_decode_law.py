@@ -16,8 +16,8 @@ from torch import Tensor
 
 from sjd2.config import DecodingConfig
 from sjd2.kernels import DraftKind, Verdict, Window
-from sjd2.kernels._philox import Stream
-from sjd2.kernels.reference.verify_window import PhiloxDraws
+from sjd2.kernels.philox import Stream
+from sjd2.kernels.verify_window.eager import PhiloxDraws
 from sjd2.protocol import Sampling
 from sjd2.sampler import decode, resolve
 from sjd2.sampler.drafts import Slots
@@ -141,13 +141,13 @@ def lockstep(logits: Tensor, state: DecodingState, slots: Slots) -> Verdict:
     tokens = torch.where(inside, verdict.tokens.gather(1, at_old), verdict.window.tokens)
     rows = torch.arange(len(length))[:, None]
     uniform = torch.tensor(1 / logits.shape[-1]).log()
-    stored = (at_old + window.offset[:, None]).clamp(max=window.law.shape[1] - 1)
+    stored = (at_old + window.offset[:, None]).clamp(max=window.draft_logits.shape[1] - 1)
     old = torch.where(
         window.kinds.gather(1, at_old)[..., None] == DraftKind.UNIFORM,
         uniform,
-        window.law[rows, stored],
+        window.draft_logits[rows, stored],
     )
-    law = torch.where(kept_row[..., None], old, verdict.window.law[rows, at_old])
+    law = torch.where(kept_row[..., None], old, verdict.window.draft_logits[rows, at_old])
     kinds = torch.where(inside, int(DraftKind.FULL), int(DraftKind.UNIFORM)).to(torch.uint8)
     last = verdict.tokens.gather(1, (length - 1).clamp(min=0)[:, None])
     slots = torch.cat((last, tokens), dim=1)
@@ -159,11 +159,11 @@ def half_retained(logits: Tensor, state: DecodingState, slots: Slots) -> Verdict
     """The published SJD2 rule: an unaccepted draft stays if its ratio is at least one half."""
     verdict, window = verify(logits, state, slots), state.window
     width = window.tokens.shape[1]
-    stored = (torch.arange(width) + window.offset[:, None]).clamp(max=window.law.shape[1] - 1)
+    stored = (torch.arange(width) + window.offset[:, None]).clamp(max=window.draft_logits.shape[1] - 1)
     rows = torch.arange(len(stored))[:, None]
-    log_q = window.law[rows, stored, window.tokens]
+    log_q = window.draft_logits[rows, stored, window.tokens]
     log_q = torch.where(window.kinds == DraftKind.UNIFORM, -torch.tensor(3.0).log(), log_q)
-    log_p = verdict.window.law.gather(-1, window.tokens[..., None]).squeeze(-1)
+    log_p = verdict.window.draft_logits.gather(-1, window.tokens[..., None]).squeeze(-1)
     behind = torch.arange(width) >= verdict.accept_length[:, None]
     stays = behind & (log_p - log_q >= torch.tensor(0.5).log())
     tokens = torch.where(stays, window.tokens, verdict.tokens)

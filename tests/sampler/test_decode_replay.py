@@ -11,7 +11,7 @@ from torch import Tensor
 
 from sjd2.config import DecodingConfig
 from sjd2.kernels import Rules, Verdict
-from sjd2.kernels.reference.target import target_log_probs
+from sjd2.kernels.target.eager import target_log_probs
 from sjd2.patching import installed
 from sjd2.sampler import resolve
 from sjd2.sampler.drafts import Slots
@@ -50,7 +50,7 @@ def test_replay_gives_the_laws_that_tokens_were_committed_from(
         verdict = verify(logits, state, slots)
         for index, seed in enumerate(state.seed.tolist()):
             first, count = int(state.position[index]), int(verdict.accept_length[index])
-            committed[seed, first : first + count] = verdict.window.law[index, :count]
+            committed[seed, first : first + count] = verdict.window.draft_logits[index, :count]
         return verdict
 
     method = replace(resolve(DecodingConfig(**options)), rule=spy)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from sjd2.kernels.reference import numerics
+from sjd2.kernels import cpu
 from sjd2.kernels.types import Rules
 
 
@@ -56,14 +56,14 @@ def guide(logits: Tensor, scale: float) -> Tensor:
 
 def _keep_top_k(logits: Tensor, k: int) -> Tensor:
     """Drop what is below the k-th largest logit; ties with it stay, as in transformers."""
-    return numerics.drop_below(logits, numerics.kth_largest(logits, k))
+    return cpu.drop_below(logits, cpu.kth_largest(logits, k))
 
 
 def _keep_top_p(logits: Tensor, p: float) -> Tensor:
     """Keep tokens until their mass reaches `p`; ties with the last one stay."""
-    descending = numerics.descending(logits)
+    descending = cpu.descending(logits)
     probability = descending.softmax(dim=-1)
     mass_before = probability.cumsum(dim=-1) - probability
     # The most likely token has no mass before it, so one is kept, but for rows of NaN.
     last = (mass_before < p).sum(dim=-1, keepdim=True).sub(1).clamp(min=0)
-    return numerics.drop_below(logits, descending.gather(-1, last))
+    return cpu.drop_below(logits, descending.gather(-1, last))

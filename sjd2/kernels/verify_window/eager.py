@@ -16,10 +16,10 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from sjd2.kernels import _philox
-from sjd2.kernels._philox import GROUP, GROUPS_FROM, Stream
-from sjd2.kernels.reference import numerics
-from sjd2.kernels.reference.target import target_log_probs
+from sjd2.kernels import philox
+from sjd2.kernels.philox import GROUP, GROUPS_FROM, Stream
+from sjd2.kernels import cpu
+from sjd2.kernels.target.eager import target_log_probs
 from sjd2.kernels.types import Coupling, DraftKind, Rules, Verdict, Window
 
 # Below this share of possible tokens they are listed. Two share a block of noise, so not above.
@@ -53,7 +53,7 @@ class PhiloxDraws:
         columns = torch.arange(log_ratio.shape[1], device=log_ratio.device)
         positions = self.position[:, None] + columns
         seeds = self.seed[:, None].expand_as(positions)
-        u = _philox.uniform(seeds, positions, self.iteration, Stream.ACCEPT).squeeze(-1)
+        u = philox.uniform(seeds, positions, self.iteration, Stream.ACCEPT).squeeze(-1)
         return u.log() < log_ratio
 
     def choose(self, weights: Tensor, rows: Tensor, columns: Tensor, stream: Stream) -> Tensor:
@@ -66,11 +66,11 @@ class PhiloxDraws:
         if missing := -weights.shape[1] % GROUP:
             weights = F.pad(weights, (0, missing))
         groups = weights.view(len(weights), weights.shape[1] // GROUP, GROUP)
-        noise = _philox.gumbel(*at, groups.shape[1], GROUPS_FROM)
-        group = (numerics.log(groups.sum(dim=-1)) + noise).argmax(dim=-1)
-        members = numerics.log(groups[torch.arange(len(group), device=group.device), group])
+        noise = philox.gumbel(*at, groups.shape[1], GROUPS_FROM)
+        group = (cpu.log(groups.sum(dim=-1)) + noise).argmax(dim=-1)
+        members = cpu.log(groups[torch.arange(len(group), device=group.device), group])
         first = group * GROUP
-        return first + (members + _philox.gumbel(*at, GROUP, first)).argmax(dim=-1)
+        return first + (members + philox.gumbel(*at, GROUP, first)).argmax(dim=-1)
 
     def choose_again(self, log_p: Tensor, rows: Tensor, columns: Tensor) -> Tensor:
         """See `Draws`. One race: the noise is every token's own, so that drafts win again."""
@@ -82,16 +82,16 @@ class PhiloxDraws:
                 law, token = possible.nonzero(as_tuple=True)
                 at = (seeds[law], positions[law], 0, Stream.DRAFT, token)
                 raced = torch.full_like(log_p, -torch.inf)
-                raced[law, token] = log_p[law, token] + _philox.gumbel_of(*at)
+                raced[law, token] = log_p[law, token] + philox.gumbel_of(*at)
                 return raced.argmax(dim=-1)
-        noise = _philox.fixed_gumbel(seeds, positions, Stream.DRAFT, log_p.shape[-1])
+        noise = philox.fixed_gumbel(seeds, positions, Stream.DRAFT, log_p.shape[-1])
         return (log_p + noise).argmax(dim=-1)
 
     def fresh(self, columns: Tensor, vocab_size: int) -> Tensor:
         """See `Draws`."""
         positions = self.position[:, None] + columns
         seeds = self.seed[:, None].expand_as(positions)
-        return _philox.uniform_token(seeds, positions, self.iteration, Stream.DRAFT, vocab_size)
+        return philox.uniform_token(seeds, positions, self.iteration, Stream.DRAFT, vocab_size)
 
 
 def verify_window(
@@ -190,7 +190,7 @@ def couple(
         # SJD: behind the accepted run every column is drawn again, whatever its draft was worth.
         behind, rejected = columns > run, columns == run
         rows, cols = _entries(behind)
-        p = numerics.exp(entries_of(log_p, rows, cols))
+        p = cpu.exp(entries_of(log_p, rows, cols))
         redrawn = draws.choose(p, rows, cols, Stream.DRAFT)
         tokens = _replace(tokens, behind, rows, cols, redrawn)
     rows, cols = _entries(rejected)
@@ -210,7 +210,7 @@ def draft_log_probs(window: Window, vocab_size: int) -> Tensor:
     """Log-probability of every draft under its own law, [B, W]."""
     kinds, tokens = window.kinds, window.tokens
     rows = torch.arange(tokens.shape[0], device=tokens.device)[:, None]
-    full = window.law[rows, stored_at(window), tokens]
+    full = window.draft_logits[rows, stored_at(window), tokens]
     uniform = torch.full_like(full, -math.log(vocab_size))
     known = torch.where(kinds == DraftKind.UNIFORM, uniform, 0.0)
     return torch.where(kinds == DraftKind.FULL, full, known)
@@ -219,7 +219,7 @@ def draft_log_probs(window: Window, vocab_size: int) -> Tensor:
 def _log_q(window: Window, rows: Tensor, columns: Tensor, vocab_size: int) -> Tensor:
     """The whole draft law of M columns, [M, V]."""
     kinds = window.kinds[rows, columns].unsqueeze(-1)
-    full = entries_of(window.law, rows, stored_at(window)[rows, columns])
+    full = entries_of(window.draft_logits, rows, stored_at(window)[rows, columns])
     if is_host(kinds) and bool((kinds == DraftKind.FULL).all()):
         return full
     token_ids = torch.arange(vocab_size, device=full.device)
@@ -239,13 +239,13 @@ def entries_of(stored: Tensor, rows: Tensor, columns: Tensor) -> Tensor:
 def stored_at(window: Window) -> Tensor:
     """Where `law` holds the law of every column, [B, W]; columns it never held are clamped."""
     columns = torch.arange(window.tokens.shape[1], device=window.offset.device)
-    return (columns + window.offset[:, None]).clamp_(max=window.law.shape[1] - 1)
+    return (columns + window.offset[:, None]).clamp_(max=window.draft_logits.shape[1] - 1)
 
 
 def _residual(log_p: Tensor, log_q: Tensor) -> Tensor:
     """`max(p - q, 0)`, unnormalised; `p` where rounding left nothing of a residual."""
-    p = numerics.exp(log_p)
-    residual = (p - numerics.exp(log_q)).clamp_(min=0)
+    p = cpu.exp(log_p)
+    residual = (p - cpu.exp(log_q)).clamp_(min=0)
     exhausted = residual.amax(dim=-1, keepdim=True) == 0
     if is_host(exhausted) and not exhausted.any():
         return residual
@@ -299,7 +299,7 @@ def _drawn_beside(
     elif rules.verify == "gumbel":
         entering = draws.choose_again(log_p.index_select(0, rows), rows, source[rows, columns])
     else:
-        p = numerics.exp(log_p)
+        p = cpu.exp(log_p)
         entering = draws.choose(p.index_select(0, rows), rows, source[rows, columns], Stream.DRAFT)
     return _replace(drafts, is_new, rows, columns, entering)
 

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from sjd2.kernels.reference.verify_window import (
+from sjd2.kernels.verify_window.eager import (
     PhiloxDraws,
     couple,
     entries_of,
@@ -61,12 +61,12 @@ def correct_window(
 ) -> Window:
     """Eager twin of `sjd2.kernels.correct_window`; see there for the arguments."""
     rows, at = torch.arange(len(seed), device=seed.device)[:, None], stored_at(scored)
-    was, state, law = (entries_of(stored, rows, at) for stored in (seen, state, scored.law))
+    was, state, law = (entries_of(stored, rows, at) for stored in (seen, state, scored.draft_logits))
     now = activate_window(state, tokens, shifts, position=position, grammar=grammar)
     scores = _shifted(law, now - was, shifts.output, rules.top_k)
     if grammar is not None:
         # A forced column has no law that could be corrected, nor has what entered beside one.
-        beside = grammar_at(grammar, position - scored.offset, scored.law.shape[1])
+        beside = grammar_at(grammar, position - scored.offset, scored.draft_logits.shape[1])
         token_ids = torch.arange(law.shape[-1], device=scores.device)
         stays = torch.where(token_ids == window.tokens.unsqueeze(-1), 0.0, -torch.inf)
         scores = torch.where((beside.gather(1, at) >= 0).unsqueeze(-1), stays, scores)

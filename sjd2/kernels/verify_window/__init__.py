@@ -48,7 +48,7 @@ def verify_window(
 
     RNG: counter-addressed Philox, streams DRAFT, ACCEPT and RESIDUAL; no global generator.
     Sync: none on a GPU.
-    Reference: `kernels/reference/verify_window.py`.
+    Reference: `kernels/verify_window/eager.py`.
     Source: Leviathan et al. 2023 (criterion); Teng et al. 2024, arXiv 2410.01699 (SJD); maximal
         coupling of the unaccepted drafts as described in arXiv 2510.08994 and its peers.
     """
@@ -82,7 +82,7 @@ def first_window(
 
     RNG: counter-addressed Philox, stream DRAFT at iteration 0.
     Sync: none.
-    Reference: `kernels/reference/verify_window.py`.
+    Reference: `kernels/verify_window/eager.py`.
     """
     window: Window = implementation(seed.device).first_window(
         seed, width, vocab_size, grammar=grammar

@@ -5,7 +5,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from sjd2.kernels._triton.launch import warps
+from sjd2.kernels.launch import warps
 
 _BLOCK = 1024
 

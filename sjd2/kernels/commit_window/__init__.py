@@ -23,6 +23,6 @@ def commit_window(
         lengths: int64 [B] or [2 B], entries of the KV cache by row; moved by the accept length.
 
     Sync: none.
-    Reference: `kernels/reference/commit_window.py`.
+    Reference: `kernels/commit_window/eager.py`.
     """
     implementation(pictures.device).commit_window(verdict, rows, pictures, position, lengths)

@@ -43,7 +43,7 @@ def noisy_embed(
 
     RNG: counter-addressed Philox, stream EMBED, one normal number per (position, dimension).
     Sync: none.
-    Reference: `kernels/reference/noisy_embed.py`.
+    Reference: `kernels/noisy_embed/eager.py`.
     Source: arXiv 2510.08994, section 3.
     """
     embeddings: Tensor = implementation(table.device).noisy_embed(
@@ -77,7 +77,7 @@ def denoise_step(
         [B, W, D], dtype of `embeddings`.
 
     Sync: none.
-    Reference: `kernels/reference/noisy_embed.py`.
+    Reference: `kernels/noisy_embed/eager.py`.
     Source: arXiv 2510.08994, section 3.
     """
     denoised: Tensor = implementation(embeddings.device).denoise_step(

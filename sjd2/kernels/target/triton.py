@@ -10,8 +10,8 @@ that, whether it was drawn uniformly, log-probability of a uniform token).
 import triton
 import triton.language as tl
 
-from sjd2.kernels._philox import GROUP, GROUPS_FROM, Stream
-from sjd2.kernels._triton import philox
+from sjd2.kernels.philox import GROUP, GROUPS_FROM, Stream
+from sjd2.kernels.philox import triton as philox
 
 _DRAFT = tl.constexpr(int(Stream.DRAFT))
 _RESIDUAL = tl.constexpr(int(Stream.RESIDUAL))

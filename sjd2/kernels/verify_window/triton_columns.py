@@ -3,9 +3,9 @@
 import triton
 import triton.language as tl
 
-from sjd2.kernels._philox import Stream
-from sjd2.kernels._triton import philox
-from sjd2.kernels._triton.law import (
+from sjd2.kernels.philox import Stream
+from sjd2.kernels.philox import triton as philox
+from sjd2.kernels.target.triton import (
     draft_log_probabilities,
     draw,
     law_of,
@@ -45,7 +45,7 @@ def columns_kernel(
     logits,
     law,
     law_width,
-    law_stats,
+    draft_stats,
     slots,
     slots_row,
     kinds,
@@ -110,7 +110,7 @@ def columns_kernel(
             old_row = law + old_entry * vocab
             old_twin = old_row + images * law_width * vocab
             old_source = (old_row, old_twin, vocab, guidance, old_cooling)
-            q = load_law(law_stats + old_entry * STATS)  # used where the kind is FULL
+            q = load_law(draft_stats + old_entry * STATS)  # used where the kind is FULL
             drafted = (draft, is_full, old_source, q, is_uniform, log_uniform)
             log_q = draft_log_probabilities(drafted, draft, OLD_GUIDED)
             u, _ = philox.pair(key, at * 0, at, iteration, _ACCEPT)

@@ -7,10 +7,10 @@ each. How many enter they count themselves, and those that are not needed leave 
 import triton
 import triton.language as tl
 
-from sjd2.kernels._philox import Stream
-from sjd2.kernels._triton import philox
-from sjd2.kernels._triton.columns import MODES, STATS, forced_at, load_law
-from sjd2.kernels._triton.law import draw, pick
+from sjd2.kernels.philox import Stream
+from sjd2.kernels.philox import triton as philox
+from sjd2.kernels.verify_window.triton_columns import MODES, STATS, forced_at, load_law
+from sjd2.kernels.target.triton import draw, pick
 from sjd2.kernels.types import DraftKind
 
 STARTS = {"uniform": 0, "repeat": 1, "neighbour": 2}

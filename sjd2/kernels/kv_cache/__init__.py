@@ -20,7 +20,7 @@ def kv_append(
         lengths: int64 [R], with `lengths + W <= S`.
 
     Sync: none.
-    Reference: `kernels/reference/kv_cache.py`.
+    Reference: `kernels/kv_cache/eager.py`.
     """
     implementation(keys.device).kv_append(keys, values, new_keys, new_values, lengths)
 
@@ -40,7 +40,7 @@ def kv_truncate(
         width: slots that were written; read only for `tails`.
 
     Sync: none.
-    Reference: `kernels/reference/kv_cache.py`.
+    Reference: `kernels/kv_cache/eager.py`.
     """
     implementation(lengths.device).kv_truncate(lengths, accept_length, tails, width)
 
@@ -54,6 +54,6 @@ def kv_compact(cache: Tensor, rows: Tensor, lengths: Tensor) -> None:
         lengths: int64 [R], entries of every row before the move; only those need to arrive.
 
     Sync: none.
-    Reference: `kernels/reference/kv_cache.py`.
+    Reference: `kernels/kv_cache/eager.py`.
     """
     implementation(cache.device).kv_compact(cache, rows, lengths)

@@ -7,9 +7,9 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from sjd2.kernels._philox import Stream
-from sjd2.kernels._triton import philox
-from sjd2.kernels._triton.launch import EXACT, warps
+from sjd2.kernels.philox import Stream
+from sjd2.kernels.philox import triton as philox
+from sjd2.kernels.launch import EXACT, warps
 
 _EMBED = tl.constexpr(int(Stream.EMBED))
 _BLOCK = 1024

@@ -1,6 +1,6 @@
 """`activate_window`: the inner layer of a corrector. `correct_window` computes it on its way, too.
 
-The mathematics is that of the eager twin, `kernels/reference/correct_window.py`.
+The mathematics is that of the eager twin, `kernels/correct_window/eager.py`.
 """
 
 from typing import Any
@@ -10,7 +10,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from sjd2.kernels._triton.launch import EXACT, warps
+from sjd2.kernels.launch import EXACT, warps
 from sjd2.kernels.types import Shifts
 
 COLUMNS = 16  # of a program; no matrix product has fewer rows

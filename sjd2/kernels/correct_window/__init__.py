@@ -29,7 +29,7 @@ def activate_window(
         float32 [B, W, r].
 
     Sync: none.
-    Reference: `kernels/reference/correct_window.py`.
+    Reference: `kernels/correct_window/eager.py`.
     """
     activated: Tensor = implementation(state.device).activate_window(
         state, tokens, shifts, position=position, grammar=grammar
@@ -77,7 +77,7 @@ def correct_window(
 
     RNG: counter-addressed Philox, the streams of `verify_window` at iterations that it never has.
     Sync: none on a GPU.
-    Reference: `kernels/reference/correct_window.py`.
+    Reference: `kernels/correct_window/eager.py`.
     """
     corrected: Window = implementation(seed.device).correct_window(
         window,

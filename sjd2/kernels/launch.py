@@ -5,7 +5,7 @@ from typing import Any
 import torch
 import triton
 
-from sjd2.kernels._philox import GROUP
+from sjd2.kernels.philox import GROUP
 
 # A vocabulary up to this size -> tokens that a sweep holds at once, and threads that hold them.
 # Larger ones are swept in chunks. Found with bench/compile_kernels.py: none of these spills.

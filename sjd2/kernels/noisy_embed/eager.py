@@ -7,8 +7,8 @@ import math
 import torch
 from torch import Tensor
 
-from sjd2.kernels import _philox
-from sjd2.kernels._philox import Stream
+from sjd2.kernels import philox
+from sjd2.kernels.philox import Stream
 
 
 def noisy_embed(
@@ -52,7 +52,7 @@ def _normal(seed: Tensor, position: Tensor, width: int, dimensions: int) -> Tens
     positions = position[:, None] + torch.arange(width, device=position.device)
     seeds = seed[:, None].expand_as(positions)
     pairs = (dimensions + 1) // 2
-    u = _philox.uniform(seeds, positions, 0, Stream.EMBED, 2 * pairs)
+    u = philox.uniform(seeds, positions, 0, Stream.EMBED, 2 * pairs)
     radius, angle = (-2 * u[..., 0::2].log()).sqrt(), 2 * math.pi * u[..., 1::2]
     normal = torch.stack((radius * angle.cos(), radius * angle.sin()), dim=-1)
     return normal.flatten(-2)[..., :dimensions]

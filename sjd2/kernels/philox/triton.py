@@ -1,4 +1,4 @@
-"""Triton twin of `sjd2/kernels/_philox.py`: the same address gives the same bits."""
+"""Triton twin of `sjd2/kernels/philox/__init__.py`: the same address gives the same bits."""
 
 import triton
 import triton.language as tl

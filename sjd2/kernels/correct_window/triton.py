@@ -2,7 +2,7 @@
 
 The first writes the scores of every corrected law, one program for some columns and some tokens;
 the second is the one that decides columns in `verify_window`, told that these scores are the
-target. The mathematics is that of the eager twins, `kernels/reference/correct_window.py`.
+target. The mathematics is that of the eager twins, `kernels/correct_window/eager.py`.
 """
 
 import math
@@ -13,10 +13,10 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from sjd2.kernels._triton.activate_window import COLUMNS, INNER, activation
-from sjd2.kernels._triton.columns import MODES, STATS, columns_kernel, forced_at, load_law
-from sjd2.kernels._triton.launch import EXACT, tiles_for, warps
-from sjd2.kernels._triton.law import log_probabilities, scores
+from sjd2.kernels.correct_window.triton_activate import COLUMNS, INNER, activation
+from sjd2.kernels.verify_window.triton_columns import MODES, STATS, columns_kernel, forced_at, load_law
+from sjd2.kernels.launch import EXACT, tiles_for, warps
+from sjd2.kernels.target.triton import log_probabilities, scores
 from sjd2.kernels.types import CORRECTIONS, DraftKind, Rules, Shifts, Window
 
 _TOKENS = 64  # of a program
@@ -28,7 +28,7 @@ _ONEHOT = tl.constexpr(int(DraftKind.ONEHOT))
 def shift_kernel(
     logits,
     law_width,
-    law_stats,
+    draft_stats,
     offset,
     slots,
     slots_row,
@@ -96,7 +96,7 @@ def shift_kernel(
 
     row = (logits + entry * vocab)[:, None]
     source = (row, row + images * law_width * vocab, vocab, guidance, cooling)
-    peak, log_sum, cut = load_law(law_stats + entry[:, None] * STATS)
+    peak, log_sum, cut = load_law(draft_stats + entry[:, None] * STATS)
     log_p = log_probabilities(scores(source, choices, GUIDED), (peak, log_sum, cut))
     score = log_p + shifted
     if HAS_GRAMMAR:
@@ -123,7 +123,7 @@ def _correct_window(
     slots: Tensor,
     kinds: Tensor,
     law: Tensor,
-    law_stats: Tensor,
+    draft_stats: Tensor,
     is_corrected: bool,
     law_offset: Tensor,
     logits: Tensor,
@@ -189,7 +189,7 @@ def _correct_window(
         corrected,
         law,
         law.shape[1],
-        law_stats,
+        draft_stats,
         slots,
         slots.stride(0),
         kinds,
@@ -253,17 +253,17 @@ def correct_window(
     grammar: Tensor | None = None,
 ) -> Window:
     """Triton path of `sjd2.kernels.correct_window`; see there for the arguments."""
-    assert window.law_stats is not None
-    assert scored.law_stats is not None
+    assert window.draft_stats is not None
+    assert scored.draft_stats is not None
     slots, kinds, law, stats = _correct_window(
         window.slots,
         window.kinds,
-        window.law,
-        window.law_stats,
+        window.draft_logits,
+        window.draft_stats,
         window.is_corrected,
         window.offset,
-        scored.law,
-        scored.law_stats,
+        scored.draft_logits,
+        scored.draft_stats,
         scored.offset,
         state.contiguous(),
         seen,

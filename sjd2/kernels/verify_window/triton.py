@@ -1,6 +1,6 @@
 """`verify_window` in two launches: first every column (`columns.py`), then every row (`rows.py`).
 
-The mathematics is that of the eager twin, `kernels/reference/verify_window.py`. What differs is
+The mathematics is that of the eager twin, `kernels/verify_window/eager.py`. What differs is
 that nothing of size [W, V] is written: a law stays what the model made it, logits, and three
 numbers per column say how to read them as log-probabilities (see `law.py`).
 """
@@ -12,9 +12,9 @@ import torch
 import triton
 from torch import Tensor
 
-from sjd2.kernels._triton.columns import MODES, STATS, columns_kernel
-from sjd2.kernels._triton.launch import tiles_for
-from sjd2.kernels._triton.rows import NEIGHBOUR, STARTS, rows_kernel
+from sjd2.kernels.verify_window.triton_columns import MODES, STATS, columns_kernel
+from sjd2.kernels.launch import tiles_for
+from sjd2.kernels.verify_window.triton_rows import NEIGHBOUR, STARTS, rows_kernel
 from sjd2.kernels.types import Rules, Verdict, Window
 
 
@@ -24,7 +24,7 @@ def _verify_window(
     slots: Tensor,
     kinds: Tensor,
     law: Tensor,
-    law_stats: Tensor | None,
+    draft_stats: Tensor | None,
     is_corrected: bool,
     offset: Tensor,
     seed: Tensor,
@@ -53,7 +53,7 @@ def _verify_window(
         logits,
         law,
         law.shape[1],
-        stats if law_stats is None else law_stats,
+        stats if draft_stats is None else draft_stats,
         slots,
         slots.stride(0),
         kinds,
@@ -160,8 +160,8 @@ def verify_window(
         logits,
         window.slots,
         window.kinds,
-        window.law,
-        window.law_stats,
+        window.draft_logits,
+        window.draft_stats,
         window.is_corrected,
         window.offset,
         seed,
