@@ -51,7 +51,7 @@ format: $(STAMP)  ## let ruff rewrite what it can
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
 
-bench: $(STAMP)  ## the table of the README (about 15 minutes on 2 cores)
+bench: $(STAMP)  ## the tables of docs/results.md (about 15 minutes on 2 cores)
 	$(BIN)/python bench/bench_decode.py
 
 gpu: $(STAMP)  ## parity and kernel benchmarks on the GPU at hand; writes bench/results/<device>.json

@@ -1,7 +1,7 @@
 """What the corrector gives: forwards, seconds and its own time, by window and passes.
 
     python bench/bench_corrector.py            # about half an hour on 2 cores
-    python bench/bench_corrector.py --readme   # also put the tables into the documents
+    python bench/bench_corrector.py --docs     # also write the table into docs/ablation.md
 
 Every method draws the same captions from the same seeds with the embedded model; rows are kept as
 soon as they are known, and --resume goes on. The corrector's time is given in percent of the
@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import argparse
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import asdict
 from functools import partial
@@ -32,9 +32,7 @@ from drawing import (
     table,
 )
 
-from sjd2.config import DecodingConfig
-from sjd2.demo import WEIGHTS
-from sjd2.pictures.loading import DEMO
+from sjd2.demo import DEMO, WEIGHTS
 from sjd2.sampler.correction import Correction
 
 HEAD = (
@@ -82,12 +80,10 @@ def draw(bench: Bench, *args: Any, **options: Any) -> dict[str, Any]:
     return {**asdict(row), "share": spent["corrector"] / spent["forward"]}
 
 
-def report(found: dict[str, Any], numbers: Sequence[str] | None = None) -> str:
-    """The table in Markdown: all rows, or of corrected methods those with these passes."""
+def report(found: dict[str, Any]) -> str:
+    """The table in Markdown, and above it how it was made."""
     lines = []
     for row in found["rows"]:
-        if numbers is not None and row["passes"] not in ("", *numbers):
-            continue
         lines.append(
             [
                 row["method"],
@@ -118,7 +114,7 @@ def main() -> None:
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
     parser.add_argument("--out", type=Path, help="JSON file; default bench/results/corrector-...")
     parser.add_argument("--resume", action="store_true", help="keep the rows that are known")
-    parser.add_argument("--readme", action="store_true", help="put the tables into documents")
+    parser.add_argument("--docs", action="store_true", help="write the table into docs/ablation.md")
     given = parser.parse_args()
     bench = Bench(given.captions, given.device, DEMO, given.seeds)
     facts = {
@@ -143,10 +139,8 @@ def main() -> None:
         results.row(of, partial(draw, bench, name, given.batch, **options))
     text = report(results.found)
     print(text)
-    if given.readme:
+    if given.docs:
         put_between(ROOT / "docs" / "ablation.md", "bench_corrector", text)
-        brief = report(results.found, [str(DecodingConfig().corrector_passes), "sweep"])
-        put_between(ROOT / "README.md", "bench_corrector", brief)
 
 
 if __name__ == "__main__":

@@ -1,8 +1,8 @@
-"""The table of the README: forwards, seconds and picture quality of every method.
+"""The tables of docs/results.md: forwards, seconds and picture quality of every method.
 
     python bench/bench_decode.py                # everything, about 15 minutes on 2 cores
     python bench/bench_decode.py --captions 8   # a quick look
-    python bench/bench_decode.py --readme       # also put the tables between README's markers
+    python bench/bench_decode.py --docs         # also write the tables into docs/ and README.md
 
 The embedded model draws held-out captions at its own guidance, every method from the same seeds,
 and the picture checker judges what was drawn. The second table pairs stock transformers with sjd2
@@ -27,7 +27,16 @@ from tqdm import tqdm
 import sjd2
 from sjd2.companions import carried
 
-HEAD = ("method", "window", "forwards", "tokens per forward", "step compression")
+HEAD = ("method", "window", "forwards", "step compression")
+# What the README shows of these tables: (method, window).
+BRIEF = (
+    ("ar", 1),
+    ("sjd independent, uniform starts", 64),
+    ("sjd maximal", 32),
+    ("corrected gumbel", 32),
+    ("corrected maximal", 32),
+    ("corrected maximal", 64),
+)
 
 
 def race(
@@ -54,7 +63,7 @@ def race(
 
 
 def report(found: dict[str, Any]) -> str:
-    """The tables of the README."""
+    """The tables of docs/results.md."""
     rows = [Row(**row) for row in found["rows"]]
     batch = found["batch"]
     batched = [row for row in rows if row.batch == batch]
@@ -83,6 +92,27 @@ def report(found: dict[str, Any]) -> str:
     return "\n\n".join(parts)
 
 
+def brief(found: dict[str, Any]) -> str:
+    """The six rows of the README: forwards, seconds, and the speed-up over stock transformers."""
+    rows = {(row["method"], row["window"], row["batch"]): Row(**row) for row in found["rows"]}
+    stock = found["race"].get("stock transformers", [])
+    lines = []
+    for method, window in BRIEF:
+        row = rows.get((method, window, found["batch"]))
+        if row is None:
+            continue
+        seconds = found["race"].get(f"{method}, W = {window}")
+        speed_up = f"{sum(stock) / sum(seconds):.2f}x" if seconds else ""
+        cells = [method, str(window), f"{row.forwards:.1f}", f"{row.step_compression:.2f}x"]
+        lines.append([*cells, f"{row.seconds / row.pictures:.2f}", speed_up])
+    head = [*HEAD, f"seconds, batch {found['batch']}", "speed-up, batch 1"]
+    return (
+        f"{table(head, lines)}\n\nForwards and seconds are per picture; the speed-up is that over "
+        f"stock `transformers`. Made by `{found['command']}` with the embedded model: "
+        f"{machine(found['environment'])}."
+    )
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--captions", type=int, default=64)
@@ -91,7 +121,7 @@ def main() -> None:
     parser.add_argument("--windows", type=int, nargs="+", default=[16, 32, 64])
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
     parser.add_argument("--out", type=Path, help="JSON file; default bench/results/decode-DEVICE")
-    parser.add_argument("--readme", action="store_true", help="put the tables into README.md")
+    parser.add_argument("--docs", action="store_true", help="write the tables into the documents")
     given = parser.parse_args()
 
     bench = Bench(given.captions, given.device)
@@ -107,8 +137,9 @@ def main() -> None:
         options = {"window": given.windows[-1], "start": "uniform", **METHODS[method]}
         rows.append(bench.row(f"{method}, uniform starts", given.batch, **options))
     rows.append(bench.row("sjd maximal", 1, window=given.windows[-1], **METHODS["sjd maximal"]))
+    asked = [one for one in sys.argv[1:] if one != "--docs"]
     found = {
-        "command": " ".join(["python", "bench/bench_decode.py", *sys.argv[1:]]),
+        "command": " ".join(["python", "bench/bench_decode.py", *asked]),
         "environment": environment(bench.model),
         "batch": given.batch,
         "guidance": bench.guidance,
@@ -120,8 +151,9 @@ def main() -> None:
     out.write_text(json.dumps(found, indent=1) + "\n")
     text = report(found)
     print(text)
-    if given.readme:
-        put_between(ROOT / "README.md", "bench_decode", text)
+    if given.docs:
+        put_between(ROOT / "docs" / "results.md", "bench_decode", text)
+        put_between(ROOT / "README.md", "bench_decode", brief(found))
 
 
 if __name__ == "__main__":

@@ -33,10 +33,10 @@ from drawing import (
 )
 from PIL import Image
 
+from sjd2.demo import DEMO
 from sjd2.demo.lm import picture_states, surprises
 from sjd2.demo.scenes import render, sample_scene
 from sjd2.models import family_of
-from sjd2.pictures.loading import DEMO
 
 HEAD = (
     "method",
@@ -103,18 +103,10 @@ def plan(
     return rows
 
 
-def report(found: dict[str, Any], best_only: bool) -> str:
-    """The table in Markdown: all rows, or of every method and window the fastest K."""
-    rows = found["rows"]
-    if best_only:
-        fastest: dict[tuple[str, int], Any] = {}
-        for row in rows:
-            key = (row["method"], row["window"])
-            if key not in fastest or row["forwards"] < fastest[key]["forwards"]:
-                fastest[key] = row
-        rows = list(fastest.values())
+def report(found: dict[str, Any]) -> str:
+    """The table in Markdown, and above it how it was made."""
     lines = []
-    for row in rows:
+    for row in found["rows"]:
         weights = found["weights"][row["weights"]]
         minutes = weights["training minutes"]
         lines.append(
@@ -131,9 +123,8 @@ def report(found: dict[str, Any], best_only: bool) -> str:
             ]
         )
     where, pictures = found["environment"], found["rows"][0]["pictures"]
-    of_each = "the fastest K of each method, " if best_only else ""
     return (
-        f"{pictures} pictures of held-out captions, {of_each}batch {found['batch']}, guidance "
+        f"{pictures} pictures of held-out captions, batch {found['batch']}, guidance "
         f"{found['guidance']:g}, temperature 1, schedule {found['schedule']}, {machine(where)}. "
         f"Made by `{found['command']}`.\n\n{table(HEAD, lines)}"
     )
@@ -153,7 +144,7 @@ def main() -> None:
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
     parser.add_argument("--out", type=Path, help="JSON file; default bench/results/denoising-...")
     parser.add_argument("--resume", action="store_true", help="keep the rows that are known")
-    parser.add_argument("--readme", action="store_true", help="put the tables into the documents")
+    parser.add_argument("--docs", action="store_true", help="write the table into docs/ablation.md")
     given = parser.parse_args()
     out = given.out or ROOT / "bench" / "results" / f"denoising-{given.device}.json"
     benches = {"base": Bench(given.captions, given.device, DEMO, given.seeds)}
@@ -190,10 +181,9 @@ def main() -> None:
         draw = partial(benches[weights].row, method, given.batch, **{**usual, **options})
         results.row(of | {"steps": steps}, draw)
     found = results.found
-    print(report(found, best_only=False))
-    if given.readme:
-        put_between(ROOT / "docs" / "ablation.md", "bench_denoising", report(found, False))
-        put_between(ROOT / "README.md", "bench_denoising", report(found, True))
+    print(report(found))
+    if given.docs:
+        put_between(ROOT / "docs" / "ablation.md", "bench_denoising", report(found))
 
 
 if __name__ == "__main__":

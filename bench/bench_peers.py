@@ -1,7 +1,7 @@
-"""The table of the README's claims: the methods of sjd2 beside the rules of published decoders.
+"""The methods of sjd2 beside the rules of published decoders.
 
     python bench/bench_peers.py --out out/peers            # stopped, it goes on there
-    python bench/bench_peers.py --out out/peers --readme   # also put the table into README.md
+    python bench/bench_peers.py --out out/peers --docs     # also write docs/results.md
     python bench/bench_peers.py --out out/quick --captions 8 --seeds 1 --windows 32
 
 Held-out captions and the embedded model, every method from the same seeds, at the model's own
@@ -20,11 +20,12 @@ from drawing import ROOT, put_between
 from peers import PEERS
 
 from sjd2.companions import Companions, find_companions
+from sjd2.demo import DEMO
 from sjd2.demo.scenes import held_out_captions
 from sjd2.evaluate import Plan, evaluate
 from sjd2.evaluate.report import as_markdown
 from sjd2.models import family_of
-from sjd2.pictures.loading import DEMO, load
+from sjd2.pictures.loading import load
 from sjd2.sampler.presets import Preset, choose_presets
 
 sys.path.insert(0, str(ROOT))  # the model that can be enumerated lies with the tests
@@ -53,7 +54,7 @@ def main() -> None:
     parser.add_argument("--batch", type=int, default=8)
     parser.add_argument("--samples", type=int, default=200_000, help="pictures of the tiny model")
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
-    parser.add_argument("--readme", action="store_true", help="put the table into README.md")
+    parser.add_argument("--docs", action="store_true", help="write the table into docs/results.md")
     given = parser.parse_args()
 
     pipeline = load(DEMO, torch.device(given.device))
@@ -75,9 +76,10 @@ def main() -> None:
     )
     text = as_markdown(found, timings).strip()
     print(text)
-    if given.readme:
-        command = " ".join(["python", "bench/bench_peers.py", *sys.argv[1:]])
-        put_between(ROOT / "README.md", "bench_peers", f"{text}\n\nMade by `{command}`.")
+    if given.docs:
+        asked = [one for one in sys.argv[1:] if one != "--docs"]
+        command = " ".join(["python", "bench/bench_peers.py", *asked])
+        put_between(ROOT / "docs" / "results.md", "bench_peers", f"{text}\n\nMade by `{command}`.")
 
 
 if __name__ == "__main__":

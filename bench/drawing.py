@@ -16,11 +16,12 @@ import transformers
 from tqdm import tqdm
 
 import sjd2
-from sjd2.checkpoint import save_json
+from sjd2.demo import DEMO
 from sjd2.demo.checker import check
 from sjd2.demo.scenes import held_out_captions
 from sjd2.evaluate.summary import wilson
-from sjd2.pictures.loading import DEMO, load
+from sjd2.files import write_json
+from sjd2.pictures.loading import load
 from sjd2.sampler.presets import PRESETS
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -51,7 +52,6 @@ class Row:
             self.method,
             str(self.window),
             f"{self.forwards:.1f}",
-            f"{self.step_compression:.2f}",
             f"{self.step_compression:.2f}x",
             f"{self.seconds:.1f}",
             share_of(self.passed, self.pictures),
@@ -159,7 +159,7 @@ class Results:
     def __init__(self, path: Path, facts: dict[str, Any], resume: bool) -> None:
         self.path = path
         self.known = json.loads(path.read_text())["rows"] if resume and path.is_file() else []
-        asked = [one for one in sys.argv[1:] if one not in ("--resume", "--readme")]
+        asked = [one for one in sys.argv[1:] if one not in ("--resume", "--docs")]
         command = " ".join(["python", f"bench/{Path(sys.argv[0]).name}", *asked])
         self.found: dict[str, Any] = {"command": command, **facts, "rows": []}
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -174,4 +174,4 @@ class Results:
             self.known.remove(row)
         self.found["rows"].append(row)
         # With what is known and not asked for yet: a run that is stopped loses none of it.
-        save_json(self.path, {**self.found, "rows": self.found["rows"] + self.known})
+        write_json(self.path, {**self.found, "rows": self.found["rows"] + self.known})

@@ -15,10 +15,11 @@ from sjd2.config import checked_seed
 from sjd2.models import family_of
 from sjd2.pictures.drawing import EXAMPLE, check_captions
 from sjd2.pictures.pipeline import Pipeline
+from sjd2.ranges import RANGES
 from sjd2.sampler.presets import BASELINE, choose_presets
 from sjd2.watch import Trace, film, live
 
-HOST = "127.0.0.1"  # nobody but this machine: the page runs whatever it is asked to
+HOST = "127.0.0.1"  # this machine only: the page has no authentication
 _SIDE = 384  # pixels of a picture on the page, about
 _STYLE = "footer { display: none !important }"
 
@@ -26,7 +27,7 @@ Shown = tuple[Image.Image, Image.Image, str]
 
 
 class Page:
-    """Answers what is asked for on the page.
+    """The page and the handlers of its buttons.
 
     Args:
         pipeline: whose model draws.
@@ -43,10 +44,10 @@ class Page:
     def draw(
         self, caption: str, method: str, window: Any, seed: Any, guidance: Any
     ) -> Iterator[Shown]:
-        """Picture, heat map and counter, as they become.
+        """Picture, heat map and counter while decoding proceeds.
 
         Raises:
-            gr.Error: a value that cannot be met; the page shows its message.
+            gr.Error: an invalid value; the page shows the message.
         """
         try:
             for trace in self._live(caption, method, window, seed, guidance):
@@ -57,7 +58,7 @@ class Page:
     def race(
         self, caption: str, method: str, window: Any, seed: Any, guidance: Any
     ) -> Iterator[tuple[Any, ...]]:
-        """What `draw` shows, then ar's picture and counter, then the film of both.
+        """As `draw`, then ar's picture and counter, then the film of both.
 
         Raises:
             gr.Error: as `draw`.
@@ -84,8 +85,7 @@ class Page:
         if not caption.strip():
             raise ValueError("caption: must say what to draw")
         check_captions(self.pipeline.tokenizer, [caption])
-        if not isinstance(guidance, (int, float)) or not 1 <= guidance < float("inf"):
-            raise ValueError(f"guidance={guidance!r}: must be a number of at least 1 (1 = off)")
+        RANGES["guidance_scale"].check("guidance", guidance)
         chosen = self.methods[method]
         return live(
             self.pipeline,
@@ -126,25 +126,25 @@ class Page:
             gif = gr.Image(
                 label="the race", type="filepath", format="gif", interactive=False, elem_id="film"
             )
-            asked = [caption, method, window, seed, scale]
-            # One model: whoever comes second waits.
+            inputs = [caption, method, window, seed, scale]
+            # There is one model: a second request waits.
             shared = {"concurrency_limit": 1, "concurrency_id": "model", "show_progress": "hidden"}
-            draw.click(self.draw, asked, [picture, heat, counter], **shared)
-            raced = [picture, heat, counter, slow, slow_counter, gif]
-            race.click(self.race, asked, raced, **shared)
+            draw.click(self.draw, inputs, [picture, heat, counter], **shared)
+            outputs = [picture, heat, counter, slow, slow_counter, gif]
+            race.click(self.race, inputs, outputs, **shared)
         return page
 
 
 def serve(
     pipeline: Pipeline, port: int | None, *, opens_browser: bool, waits: bool = True
 ) -> tuple[gr.Blocks, str]:
-    """Show the page on this machine.
+    """Serve the page on this machine.
 
     Args:
         pipeline: whose model draws.
-        port: to listen at; None takes a free one.
-        opens_browser: whether a browser is asked to show it.
-        waits: until interrupted; otherwise the page is there until it is closed.
+        port: to listen at; None is a free one.
+        opens_browser: whether to open a browser.
+        waits: return when interrupted; otherwise at once, and the page stays until it is closed.
 
     Returns:
         The page and its address.

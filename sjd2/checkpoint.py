@@ -1,18 +1,18 @@
-"""Checkpoints that survive a kill at any moment, and random streams that need none of their own.
+"""Checkpoints that survive a kill at any moment, and random streams that need no checkpoint.
 
-Nothing random is remembered between steps: whatever a step draws comes from a generator keyed by
-(seed, names, step). So a resumed run needs weights, optimiser state and the step, and repeats an
+No random state is kept between steps: whatever a step draws comes from a generator keyed by (seed,
+names, step). So a resumed run needs weights, optimiser state and the step, and repeats an
 uninterrupted one bit for bit on the same machine.
 """
 
 import hashlib
-import json
-import os
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import torch
+
+from sjd2.files import write_atomically
 
 
 def keyed_generator(seed: int, *names: str | int) -> torch.Generator:
@@ -28,23 +28,9 @@ def keyed_generator(seed: int, *names: str | int) -> torch.Generator:
     return torch.Generator().manual_seed(int.from_bytes(digest[:8], "little") >> 1)
 
 
-def _replace(path: Path, part: Path) -> None:
-    """Moves a finished file into place: after a crash the old or the new one is there, whole."""
-    with part.open("rb") as file:
-        os.fsync(file.fileno())
-    part.replace(path)
-
-
-def _part(path: Path) -> Path:
-    """Where a file is written first; of several processes that write the same, each has its own."""
-    return path.with_name(f"{path.name}.{os.getpid()}.part")
-
-
 def save_state(path: Path, state: Mapping[str, Any]) -> None:
-    """Writes tensors, numbers and nested dicts of them so that a kill leaves the previous file."""
-    part = _part(path)
-    torch.save(dict(state), part)
-    _replace(path, part)
+    """Write tensors, numbers and nested dicts of them; a kill leaves the previous file."""
+    write_atomically(path, lambda file: torch.save(dict(state), file), force=True)
 
 
 def load_state(path: Path) -> dict[str, Any] | None:
@@ -63,10 +49,3 @@ def load_state(path: Path) -> dict[str, Any] | None:
     if not isinstance(state, dict):
         raise ValueError(f"{path}: holds a {type(state).__name__}, not a checkpoint")
     return state
-
-
-def save_json(path: Path, value: Mapping[str, Any]) -> None:
-    """Writes readable JSON, atomically."""
-    part = _part(path)
-    part.write_text(json.dumps(value, indent=2) + "\n")
-    _replace(path, part)

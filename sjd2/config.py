@@ -9,8 +9,7 @@ from dataclasses import dataclass, fields
 from functools import wraps
 from typing import Any, Literal, TypeVar, get_args
 
-from sjd2.kernels._dispatch import Backend
-from sjd2.kernels.types import Coupling, Start
+from sjd2.choices import Backend, Coupling, Start
 
 MethodName = Literal["auto", "sjd2", "sjd", "ar"]
 Verification = Literal["ratio", "gumbel"]

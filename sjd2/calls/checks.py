@@ -1,13 +1,12 @@
-"""What families check alike before any forward: prompts, and what is done to the logits."""
+"""Checks of prompts and sampling settings that all families share, made before any forward."""
 
 from __future__ import annotations
-
-import math
 
 import torch
 from torch import Tensor
 
 from sjd2.protocol import LogitsProcessor, PlacedProcessor, Sampling
+from sjd2.ranges import RANGES
 
 
 def checked_ids(
@@ -102,22 +101,14 @@ def checked_sampling(
     Raises:
         ValueError: a value out of range.
     """
-    if not (math.isfinite(guidance_scale) and guidance_scale >= 1):
-        raise ValueError(
-            f"guidance_scale={guidance_scale}: must be a number of at least 1 (1 = off)"
-        )
+    RANGES["guidance_scale"].check("guidance_scale", guidance_scale)
     if not do_sample:
         return Sampling(False, guidance_scale=float(guidance_scale), processors=processors)
     temperature = 1.0 if temperature is None else temperature
     top_k, top_p = top_k or 0, 1.0 if top_p is None else top_p
-    if not (math.isfinite(temperature) and temperature > 0):
-        raise ValueError(
-            f"temperature={temperature}: must be a number above 0 (do_sample=False is greedy)"
-        )
-    if not isinstance(top_k, int) or top_k < 0:
-        raise ValueError(f"top_k={top_k}: must be an integer of at least 0 (0 = off)")
-    if not 0 < top_p <= 1:
-        raise ValueError(f"top_p={top_p}: must be above 0 and at most 1 (1 = off)")
+    RANGES["temperature"].check("temperature", temperature, " (do_sample=False is greedy)")
+    RANGES["top_k"].check("top_k", top_k)
+    RANGES["top_p"].check("top_p", top_p)
     return Sampling(
         True, float(temperature), top_k, float(top_p), float(guidance_scale), processors
     )

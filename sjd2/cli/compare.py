@@ -1,156 +1,84 @@
-"""The same captions and seed by several methods: what each drew, and what it took."""
+"""`sjd2 compare`: draw captions by several methods, side by side."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass, fields
-from typing import Any
+import argparse
+import sys
 
-from PIL import Image
+from sjd2.cli import arguments, values
 
-from sjd2.companions import find_companions
-from sjd2.config import DecodingConfig
-from sjd2.models import family_of
-from sjd2.pictures.drawing import Drawing, draw, verdicts
-from sjd2.pictures.gallery import Column, compose, text_table
-from sjd2.pictures.pipeline import Pipeline
-from sjd2.sampler import resolve
-from sjd2.sampler.presets import BASELINE, PRESETS, choose_presets
+_EXAMPLES = """\
+example:
+  sjd2 compare "a red ring above a blue square" "two pink discs" --out side-by-side.png
+"""
 
 
-@dataclass(frozen=True)
-class Contender:
-    """One method of a comparison.
-
-    Attributes:
-        method: a key of `PRESETS`.
-        drawing: what it drew.
-        same: per picture, whether its tokens are those of the baseline; None without a baseline.
-        passed: per picture, what the checker says; None where it says nothing.
-    """
-
-    method: str
-    drawing: Drawing
-    same: tuple[bool, ...] | None
-    passed: tuple[bool | None, ...]
-
-    @property
-    def label(self) -> str:
-        """The method in words."""
-        return PRESETS[self.method].label
-
-    @property
-    def forwards(self) -> float:
-        """Forwards of the average picture."""
-        stats = self.drawing.stats
-        return sum(stats.forward_passes) / stats.images
-
-    def to_dict(self) -> dict[str, Any]:
-        """Everything but the pictures as plain JSON-ready values."""
-        return {
-            "method": self.method,
-            "label": self.label,
-            "same_as_ar": None if self.same is None else list(self.same),
-            "passed": list(self.passed),
-            "stats": self.drawing.stats.to_dict(),
-        }
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Describe the command to its parser."""
+    parser.usage = "sjd2 compare CAPTION [CAPTION ...] [options]"
+    parser.epilog = _EXAMPLES
+    arguments.add_captions(parser)
+    arguments.add_seed(arguments.add_drawing(parser), "every picture")
+    decoding = parser.add_argument_group("decoding")
+    decoding.add_argument(
+        "--methods",
+        metavar="A,B,...",
+        type=values.several(values.preset),
+        help=f"columns of the picture, of {','.join(values.PRESET_NAMES)} (default: all that the "
+        "model allows)",
+    )
+    arguments.add_window(decoding)
+    output = parser.add_argument_group("output")
+    arguments.add_out(
+        output,
+        "a .png, .jpg or .webp file, or a folder, where the name is like "
+        "compare-a-red-ring-seed0.png (default: out/)",
+    )
+    arguments.add_force(output)
+    arguments.add_printing(output)
 
 
-def compare(
-    pipeline: Pipeline,
-    captions: Sequence[str],
-    seed: int,
-    config: DecodingConfig,
-    methods: tuple[str, ...] | None = None,
-    model_name: str = "",
-    announce: Callable[[str], object] = lambda label: None,
-    **sampling: float,
-) -> list[Contender]:
-    """Draw the captions by each method from the same seed.
+def run(given: argparse.Namespace) -> int:
+    """Draw by every method, write one picture, print a table."""
+    from sjd2.cli import common
+    from sjd2.files import check_target
+    from sjd2.pictures.comparison import compare, comparison_picture, comparison_table
+    from sjd2.pictures.files import file_name, picture_paths, write_picture
 
-    Args:
-        pipeline, captions, config, **sampling: as for `draw`; a method overrules its own
-            settings in `config`.
-        seed: of every picture.
-        methods: keys of `PRESETS`, in the order of the columns; None is all that the adapter and
-            the corrector that the model carries allow.
-        model_name: as given to `load`, to find the checker.
-        announce: told what is drawn next.
+    def announce(what: str) -> None:
+        if not given.quiet:
+            print(f"drawing: {what}", file=sys.stderr)
 
-    Returns:
-        One contender per method.
-
-    Raises:
-        ValueError: as `draw`; a method that needs what the model does not carry.
-    """
-    companions = find_companions(pipeline.model, family_of(pipeline.model))
-    chosen = choose_presets(methods, companions)
-    drawings: dict[str, Drawing] = {}
-    # One picture that does not count: what only a first call pays would fall to the first method.
-    announce("one picture to warm up")
-    draw(pipeline, captions[:1], [seed], resolve(config, companions), **sampling)
-    settings = {field.name: getattr(config, field.name) for field in fields(config)}
-    for name, preset in chosen.items():
-        announce(preset.label)
-        method = preset.method(companions, **settings)
-        drawings[name] = draw(pipeline, captions, [seed], method, **sampling)
-    baseline = drawings.get(BASELINE)
-    return [
-        Contender(
-            method=method,
-            drawing=drawing,
-            same=None
-            if baseline is None
-            else tuple((drawing.tokens == baseline.tokens).all(dim=1).tolist()),
-            passed=tuple(verdicts(model_name, drawing)),
+    config = common.decoding_config(given)
+    name = f"compare-{file_name(given.captions[0])}-seed{given.seed}"
+    (path,) = picture_paths(given.out, [name])
+    check_target(path, force=given.force)
+    pipeline = common.load_pipeline(given, given.captions)
+    sampling = common.sampling_of(given)
+    contenders = compare(
+        pipeline,
+        given.captions,
+        given.seed,
+        config,
+        given.methods,
+        given.model,
+        announce=announce,
+        **sampling,
+    )
+    write_picture(path, comparison_picture(contenders), force=given.force)
+    if given.json:
+        shown = ("window", "start", "backend")
+        common.print_json(
+            given,
+            model=given.model,
+            path=str(path),
+            captions=given.captions,
+            seed=given.seed,
+            settings={**{name: getattr(config, name) for name in shown}, **sampling},
+            methods=[contender.to_dict() for contender in contenders],
         )
-        for method, drawing in drawings.items()
-    ]
-
-
-def comparison_picture(contenders: Sequence[Contender]) -> Image.Image:
-    """Captions in rows, methods in columns, what each took above its column."""
-    most = max(contender.forwards for contender in contenders)
-    columns = [
-        Column(
-            title=contender.label,
-            notes=(
-                f"{contender.forwards:.0f} forwards · {contender.drawing.stats.seconds:.1f} s",
-                f"{contender.drawing.stats.tokens_per_forward:.1f} tokens per forward",
-            ),
-            share=contender.forwards / most,
-            pictures=contender.drawing.pictures,
-            badge="same as ar" if _sameness(contender) == "yes" else "",
-            is_baseline=contender.method == BASELINE,
-        )
-        for contender in contenders
-    ]
-    return compose(contenders[0].drawing.captions, columns)
-
-
-def comparison_table(contenders: Sequence[Contender]) -> str:
-    """One line per method. The checker's column is there where it could judge."""
-    head = ["method", "forwards", "tokens/forward", "compression", "seconds", "same as ar"]
-    is_judged = any(verdict is not None for verdict in contenders[0].passed)
-    rows = [head + ["as captioned"] * is_judged]
-    for contender in contenders:
-        stats = contender.drawing.stats
-        row = [
-            contender.label,
-            f"{contender.forwards:.1f}",
-            f"{stats.tokens_per_forward:.2f}",
-            f"{stats.step_compression:.2f}x",
-            f"{stats.seconds:.2f}",
-            _sameness(contender),
-        ]
-        judged = [verdict for verdict in contender.passed if verdict is not None]
-        rows.append(row + [f"{sum(judged)} of {len(judged)}"] * is_judged)
-    return text_table(rows)
-
-
-def _sameness(contender: Contender) -> str:
-    if contender.same is None or contender.method == BASELINE:
-        return "-"
-    if all(contender.same):
-        return "yes"
-    return f"{sum(contender.same)} of {len(contender.same)}" if any(contender.same) else "no"
+        return 0
+    if not given.quiet:
+        print(comparison_table(contenders), end="\n\n")
+    print(path)
+    return 0

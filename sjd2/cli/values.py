@@ -1,4 +1,4 @@
-"""Single values of the command line: read, checked, or refused with what is wanted instead."""
+"""Converters of single values: each returns a checked value or says what is allowed."""
 
 from __future__ import annotations
 
@@ -6,12 +6,14 @@ import argparse
 import re
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, TypeVar, get_args
 
+from sjd2.choices import PresetName
 from sjd2.config import checked_seed, nearest
-from sjd2.sampler.presets import PRESETS
+from sjd2.ranges import RANGES, Range
 
 T = TypeVar("T")
+PRESET_NAMES: tuple[str, ...] = get_args(PresetName)
 
 
 def value(convert: Callable[[str], T], allows: Callable[[T], bool], wanted: str) -> Any:
@@ -29,13 +31,17 @@ def value(convert: Callable[[str], T], allows: Callable[[T], bool], wanted: str)
     return read
 
 
-_INFINITY = float("inf")
+def within(limits: Range) -> Any:
+    """A converter to numbers of a range."""
+    return value(limits.kind, limits.__contains__, limits.wanted)
+
+
 count = value(int, lambda n: n >= 1, "an integer of at least 1")
-guidance = value(float, lambda g: 1 <= g < _INFINITY, "a number of at least 1 (1 = off)")
-temperature = value(float, lambda t: 0 < t < _INFINITY, "a number above 0")
-positive = value(float, lambda rate: 0 < rate < _INFINITY, "a number above 0")
-top_k = value(int, lambda k: k >= 0, "an integer of at least 0 (0 = off)")
-top_p = value(float, lambda p: 0 < p <= 1, "a number above 0 and at most 1 (1 = off)")
+positive = within(Range(float, lambda x: x > 0, "a number above 0"))
+guidance = within(RANGES["guidance_scale"])
+temperature = within(RANGES["temperature"])
+top_k = within(RANGES["top_k"])
+top_p = within(RANGES["top_p"])
 seed = value(lambda text: checked_seed(int(text)), lambda seed: True, "from 0 to 2**63 - 1")
 caption = value(str.strip, bool, "a caption, not an empty one")
 port = value(int, lambda port: 0 < port < 2**16, "an integer from 1 to 65535")
@@ -43,7 +49,7 @@ tokens = value(int, lambda tokens: tokens >= 2, "auto or an integer of at least 
 
 
 def several(one: Callable[[str], T], *, or_none: bool = False) -> Callable[[str], tuple[T, ...]]:
-    """A converter of values with commas between them, each kept once; "none" is no value at all."""
+    """A converter of values separated by commas, each kept once; "none" is no value at all."""
 
     def read(text: str) -> tuple[T, ...]:
         if or_none and text.strip() == "none":
@@ -51,19 +57,6 @@ def several(one: Callable[[str], T], *, or_none: bool = False) -> Callable[[str]
         return tuple(dict.fromkeys(one(part.strip()) for part in text.split(",")))
 
     return read
-
-
-def read_lines(source: str) -> list[str]:
-    """The lines of a text file that say something.
-
-    Raises:
-        ValueError: it cannot be read.
-    """
-    try:
-        lines = Path(source).expanduser().read_text().splitlines()
-    except (OSError, UnicodeDecodeError) as error:
-        raise ValueError(f"{source}: cannot be read as text ({error})") from error
-    return [line.strip() for line in lines if line.strip()]
 
 
 def size(text: str) -> tuple[int, int]:
@@ -88,10 +81,25 @@ def passes(text: str) -> Any:
     return text if text == "sweep" else count(text)
 
 
-def methods(text: str) -> tuple[str, ...]:
-    """Names of methods to compare, each once."""
-    names = tuple(dict.fromkeys(name.strip() for name in text.split(",")))
-    for name in names:
-        if name not in PRESETS:
-            raise argparse.ArgumentTypeError(f"no method {name!r}: {nearest(name, PRESETS)}")
-    return names
+def preset(text: str) -> str:
+    """The name of a preset.
+
+    Raises:
+        argparse.ArgumentTypeError: an unknown one; names the nearest.
+    """
+    if text not in PRESET_NAMES:
+        raise argparse.ArgumentTypeError(f"no method {text!r}: {nearest(text, PRESET_NAMES)}")
+    return text
+
+
+def read_lines(source: str) -> list[str]:
+    """The lines of a text file that are not blank.
+
+    Raises:
+        ValueError: it cannot be read.
+    """
+    try:
+        lines = Path(source).expanduser().read_text().splitlines()
+    except (OSError, UnicodeDecodeError) as error:
+        raise ValueError(f"{source}: cannot be read as text ({error})") from error
+    return [line.strip() for line in lines if line.strip()]

@@ -12,11 +12,12 @@ from typing import Any, Literal, TypeVar
 
 import torch
 from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file, save
 from torch import Tensor, nn
 
 from sjd2.companions.adapter import Adapter
 from sjd2.companions.corrector import Corrector
+from sjd2.files import write_atomically, write_json
 
 Companion = Adapter | Corrector
 Kind = Literal["adapter", "corrector"]
@@ -87,18 +88,11 @@ def load_corrector(folder: str | Path) -> Corrector:
 
 def _save(companion: Companion, kind: Kind, folder: Path) -> None:
     weights, config = _files(folder, kind)
-    folder.mkdir(parents=True, exist_ok=True)
     tensors = {
         name: value.detach().cpu().contiguous() for name, value in companion.state_dict().items()
     }
-    told = {"format": 1, **companion.config(), "sha256": _digest(tensors)}
-    part = folder / f".{weights.name}.part"
-    save_file(tensors, part)
-    part.chmod(0o644)
-    part.replace(weights)
-    part = folder / f".{config.name}.part"
-    part.write_text(json.dumps(told, indent=1) + "\n")
-    part.replace(config)
+    write_atomically(weights, lambda file: file.write(save(tensors)), force=True)
+    write_json(config, {"format": 1, **companion.config(), "sha256": _digest(tensors)})
 
 
 def _load(make: type[C], kind: Kind, folder: Path) -> C:

@@ -14,7 +14,9 @@ if TYPE_CHECKING:
     import torch
     from transformers import JanusForConditionalGeneration, JanusProcessor
 
-__all__ = ["WEIGHTS", "load"]
+__all__ = ["DEMO", "WEIGHTS", "load"]
+
+DEMO = "demo"  # its name wherever a model is named
 
 WEIGHTS = Path(__file__).parent / "weights"
 

@@ -22,7 +22,7 @@ from typing import Any
 import torch
 from transformers import JanusForConditionalGeneration, JanusProcessor
 
-from sjd2.checkpoint import load_state, save_json, save_state
+from sjd2.checkpoint import load_state, save_state
 from sjd2.demo import _sha256
 from sjd2.demo.build import build_generation_config, build_model, build_processor, save
 from sjd2.demo.captions import VOCABULARY
@@ -33,6 +33,7 @@ from sjd2.demo.scenes import held_out_captions
 from sjd2.demo.shards import Shards
 from sjd2.demo.tokens import tokenize, training_tokens
 from sjd2.demo.vq import VQSettings, measure_vq, train_vq
+from sjd2.files import write_json
 
 
 @dataclass(frozen=True)
@@ -108,7 +109,7 @@ def train(
     )
     save(model.cpu(), processor, out)
     metrics["sha256"] = _sha256(out / "model.safetensors")
-    save_json(out / "metrics.json", metrics)
+    write_json(out / "metrics.json", metrics)
     return True
 
 
@@ -118,7 +119,7 @@ def _open_run(kept: Path, settings: Settings, resume: bool) -> None:
     mine = json.loads(json.dumps(dataclasses.asdict(settings)))
     if not path.exists():
         kept.mkdir(parents=True, exist_ok=True)
-        save_json(path, mine)
+        write_json(path, mine)
         return
     if not resume:
         raise ValueError(f"{kept}: holds checkpoints; resume that run, or choose another --out")

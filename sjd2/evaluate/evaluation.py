@@ -7,14 +7,13 @@ from pathlib import Path
 from typing import Protocol
 
 import sjd2
-from sjd2.checkpoint import save_json
 from sjd2.companions import Companions
 from sjd2.evaluate.measure import Measurement, picture_paths
 from sjd2.evaluate.plan import Plan
 from sjd2.evaluate.report import as_html, as_markdown
 from sjd2.evaluate.summary import Measured, curve_rows, table_rows, timing_rows
 from sjd2.evaluate.tables import Row
-from sjd2.pictures.files import write_text
+from sjd2.files import write_json, write_text
 from sjd2.pictures.pipeline import Pipeline
 
 
@@ -24,7 +23,7 @@ class Judge(Protocol):
     name: str
 
     def score(self, pictures: Sequence[Path], captions: Sequence[str]) -> float | None:
-        """Of files, one caption each; None where there are too few."""
+        """Of picture files with one caption each; None if there are too few."""
 
 
 def evaluate(
@@ -37,24 +36,24 @@ def evaluate(
     *,
     show_progress: bool = False,
 ) -> tuple[Row, Row]:
-    """Draw and judge everything that a plan asks for, and write it down.
+    """Draw and judge everything in a plan, and write the results.
 
-    Every call of `generate` is on disk as soon as it is done. Killed and called again with the
-    same arguments, it goes on where it was and ends with the same `results.json`.
+    Every call of `generate` is on disk as soon as it is done. After a kill, a call with the same
+    arguments continues there and ends with the same `results.json`.
 
     Args:
         pipeline: whose model draws.
         plan: what to measure.
-        out: folder. `results.json` takes what does not depend on the machine's pace,
+        out: folder. `results.json` gets what does not depend on the speed of the machine,
             `timings.json` what does, `results.md` and `report.html` show both; `parts/` and
-            `pictures/` are what an interrupted run goes on from.
-        companions: at hand, for the methods that decode with them.
+            `pictures/` are where an interrupted run continues.
+        companions: of the model, for the methods that need them.
         judges: further measures of quality, `Fid` and `ClipScore`.
-        floor: total variation that chance shows for an exact rule, where methods have one.
+        floor: total variation that an exact rule shows by chance, if methods have a measured one.
         show_progress: a bar of pictures on stderr.
 
     Returns:
-        What `results.json` and `timings.json` hold.
+        The contents of `results.json` and `timings.json`.
 
     Raises:
         ValueError: a setting or a caption that the model cannot take.
@@ -91,13 +90,13 @@ def evaluate(
 
 
 def _environments(measured: Measured) -> list[Row]:
-    """What the seconds were measured on: one, unless a run went on elsewhere."""
+    """The machines that the seconds are of: one, unless a run continued elsewhere."""
     found = [account["environment"] for _, account in measured]
     return [where for at, where in enumerate(found) if where not in found[:at]]
 
 
 def _write(out: Path, found: Row, timings: Row) -> None:
-    save_json(out / "results.json", found)
-    save_json(out / "timings.json", timings)
+    write_json(out / "results.json", found)
+    write_json(out / "timings.json", timings)
     write_text(out / "results.md", as_markdown(found, timings))
     write_text(out / "report.html", as_html(found, timings))

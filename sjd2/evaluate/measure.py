@@ -16,10 +16,10 @@ from torch import Tensor
 from tqdm.auto import tqdm
 
 import sjd2
-from sjd2.checkpoint import save_json
 from sjd2.companions import Companions, fingerprint
 from sjd2.evaluate.meters import Stopwatch, peak_memory, reset_peak_memory
 from sjd2.evaluate.plan import Plan, Unit
+from sjd2.files import write_json
 from sjd2.models import family_of
 from sjd2.pictures.drawing import Drawing, draw, verdicts
 from sjd2.pictures.files import write_picture
@@ -90,7 +90,7 @@ class Measurement:
         for where, picture in zip(pictures, drawing.pictures, strict=True):
             write_picture(where, picture, force=True)
         # Last, so that an account is never there without its pictures.
-        save_json(path, account)
+        write_json(path, account)
         return account
 
     def _draw(self, unit: Unit) -> tuple[Account, Drawing]:

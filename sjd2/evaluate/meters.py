@@ -1,4 +1,4 @@
-"""What a drawing costs beside its forwards: the seconds inside the network, and memory."""
+"""Meters of a drawing: seconds inside the network, and peak memory."""
 
 from __future__ import annotations
 
@@ -16,8 +16,8 @@ _STATUS, _CLEAR = Path("/proc/self/status"), Path("/proc/self/clear_refs")
 class Stopwatch:
     """Seconds that calls of a module take, while `running`.
 
-    On a GPU the device is waited for on both sides of a call; what the host would have hidden
-    behind it then counts as the rest.
+    On a GPU the device is synchronized on both sides of a call; host work that would have
+    overlapped then counts as time outside of it.
     """
 
     def __init__(self) -> None:
@@ -49,16 +49,16 @@ class Stopwatch:
 
 
 def reset_peak_memory(device: torch.device) -> None:
-    """Let `peak_memory` count from now on."""
+    """Restart the count of `peak_memory`."""
     if device.type == "cuda":
         torch.cuda.reset_peak_memory_stats(device)
         return
     with suppress(OSError):
-        _CLEAR.write_text("5")  # Linux: the greatest resident size starts anew
+        _CLEAR.write_text("5")  # Linux: resets the peak resident size
 
 
 def peak_memory(device: torch.device) -> int | None:
-    """The most memory in use since the reset, in bytes; None where nothing tells.
+    """The most memory in use since the reset, in bytes; None where the system does not say.
 
     On a GPU that is what torch allocated; on a CPU the resident size of the whole process.
     """

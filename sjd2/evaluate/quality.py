@@ -1,6 +1,6 @@
-"""FID and CLIP score of drawn pictures, by torchmetrics, from weights that the user has.
+"""FID and CLIP score of drawn pictures, by torchmetrics, from local weights.
 
-Nothing is downloaded: without local weights there is no score.
+Nothing is downloaded: without weights there is no score.
 """
 
 from __future__ import annotations
@@ -52,7 +52,7 @@ class Fid:
             self.metric.update(pictures, real=True)
 
     def score(self, pictures: Sequence[Path], captions: Sequence[str]) -> float | None:
-        """The distance; None for fewer than 2 pictures. Captions are not looked at."""
+        """The distance; None for fewer than 2 pictures. Captions are ignored."""
         if len(pictures) < 2:
             return None
         self.metric.reset()
@@ -79,7 +79,7 @@ class ClipScore:
         metric = _torchmetrics("multimodal.clip_score", "CLIPScore")
         try:
             both = _Clip.from_pretrained(weights), CLIPProcessor.from_pretrained(weights)
-            # As a function, for torchmetrics knows models by their names on the Hub.
+            # As a function: torchmetrics would take a string for the name of a model on the Hub.
             self.metric = metric(model_name_or_path=lambda: both)
         except (ImportError, OSError, ValueError) as error:
             raise ValueError(f"CLIP score with {weights}: {error}") from error
@@ -93,7 +93,7 @@ class ClipScore:
 
 
 class _Clip(CLIPModel):
-    """A CLIP model whose features are tensors, as torchmetrics takes them for."""
+    """A CLIP model whose features are tensors, as torchmetrics expects."""
 
     def get_image_features(self, *args: Any, **kwargs: Any) -> Tensor:
         features: Tensor = super().get_image_features(*args, **kwargs).pooler_output
@@ -112,7 +112,7 @@ def _torchmetrics(module: str, name: str) -> Any:
 
 
 def _batches(paths: Sequence[Path]) -> Iterator[Tensor]:
-    """Pictures as uint8 [B, 3, H, W], all of them brought to the size of the first."""
+    """Pictures as uint8 [B, 3, H, W], resized to the size of the first."""
     size = Image.open(paths[0]).size
     for first in range(0, len(paths), _BATCH):
         pictures = [Image.open(path).convert("RGB") for path in paths[first : first + _BATCH]]

@@ -75,7 +75,7 @@ def _machine(where: Row) -> str:
 
 
 def _notes(found: Row) -> list[str]:
-    """What a reader has to know about the columns at hand."""
+    """Explanations of the columns."""
     rows = found["rows"]
     notes = [
         "Forwards are those of a picture, without the one that reads the prompt. Step compression "
@@ -87,14 +87,14 @@ def _notes(found: Row) -> list[str]:
         notes.append("Same as ar: pictures whose every token is that of token-by-token decoding.")
     if any(row["total_variation"] is not None for row in rows):
         notes.append(
-            "Total variation: distance of the pictures of a model small enough to be enumerated "
-            f"from its law, sampled; an exact rule shows {found['floor']:.3f} by chance."
+            "Total variation: how far pictures of a model small enough to be enumerated are from "
+            f"its own distribution, sampled; an exact rule shows {found['floor']:.3f} by chance."
         )
     return notes
 
 
 def _plots(found: Row, timings: Row) -> list[tuple[str, str]]:
-    """Captions and SVG of all plots that the rows have something for."""
+    """Captions and SVG of all plots that there is data for."""
     rows = found["rows"]
     accelerated = [row for row in rows if row["method"] != BASELINE]
     plots = []
@@ -146,7 +146,7 @@ def _lines(rows: Sequence[Row], over: str) -> dict[str, list[tuple[float, float]
 
 
 def _html_row(cell: str, texts: Sequence[Any]) -> str:
-    # Markdown's emphasis marks a rule that is not exact; a page says it in bold.
+    # Markdown's emphasis marks a rule that is not exact; HTML needs a tag.
     shown = [
         f"<b>{escape(text[2:-2])}</b>" if text.startswith("**") else escape(text) for text in texts
     ]

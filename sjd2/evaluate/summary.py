@@ -1,4 +1,4 @@
-"""From the accounts of single calls to the rows of the table."""
+"""From the accounts of single calls to the rows of tables."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ def wilson(passed: int, trials: int, z: float = 1.96) -> tuple[float, float]:
 
 
 def table_rows(plan: Plan, measured: Measured) -> list[dict[str, Any]]:
-    """What was drawn, row by row: nothing in it depends on the machine's pace."""
+    """What was drawn, one row per setting; independent of the machine's speed."""
     baseline = {
         (unit.first, unit.seed): account["digests"]
         for unit, account in measured
@@ -44,7 +44,7 @@ def table_rows(plan: Plan, measured: Measured) -> list[dict[str, Any]]:
 
 
 def timing_rows(plan: Plan, measured: Measured) -> list[dict[str, Any]]:
-    """What it cost, row by row: seconds and memory, which no two runs share."""
+    """What it cost, one row per setting: seconds and memory, which differ between runs."""
     return [_timing(setting, _of(measured, setting)) for setting in plan.table()]
 
 

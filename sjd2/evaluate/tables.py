@@ -11,7 +11,7 @@ Row = dict[str, Any]
 def head_and_cells(
     rows: Sequence[Row], timings: Sequence[Row]
 ) -> tuple[list[str], list[list[str]]]:
-    """The table as text. Columns that no row has anything for are left out.
+    """The table as text. Columns without any value are omitted.
 
     Args:
         rows: of `table_rows`.
@@ -23,7 +23,6 @@ def head_and_cells(
         "exact": ["yes" if row["exact"] else "**no**" for row in rows],
         "total variation": [_number(row["total_variation"], ".3f") for row in rows],
         "forwards": [f"{row['forwards']['mean']:.1f}" for row in rows],
-        "tokens per forward": [f"{row['tokens_per_forward']:.2f}" for row in rows],
         "step compression": [f"{row['step_compression']:.2f}x" for row in rows],
         "of pictures: mean ± sd": [_mean(row["step_compression_of_pictures"]) for row in rows],
         "5 / 50 / 95 %": [_percentiles(row["step_compression_of_pictures"]) for row in rows],
@@ -35,10 +34,10 @@ def head_and_cells(
         "CLIP score": [_number(row.get("clip_score"), ".2f") for row in rows],
         "same as ar": [_same(row["same_as_ar"]) for row in rows],
     }
-    told = {name: cells for name, cells in columns.items() if any(cells)}
+    shown = {name: cells for name, cells in columns.items() if any(cells)}
     if all(row["exact"] for row in rows):
-        told.pop("exact")
-    return list(told), [list(cells) for cells in zip(*told.values(), strict=True)]
+        shown.pop("exact")
+    return list(shown), [list(cells) for cells in zip(*shown.values(), strict=True)]
 
 
 def markdown(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:

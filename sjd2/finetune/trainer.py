@@ -21,7 +21,7 @@ from torch.utils._pytree import tree_map
 from torch.utils.data import DataLoader, Dataset, IterableDataset
 from transformers import Trainer, TrainerCallback, TrainingArguments
 
-from sjd2.checkpoint import keyed_generator, save_json
+from sjd2.checkpoint import keyed_generator
 from sjd2.companions import (
     Companions,
     fingerprint,
@@ -32,6 +32,7 @@ from sjd2.companions import (
 )
 from sjd2.companions.adapter import Adapter
 from sjd2.companions.corrector import Corrector
+from sjd2.files import write_json
 from sjd2.finetune.corrector import CorrectorSettings, MoveObjective, Moves
 from sjd2.finetune.objective import NextCleanToken, WindowObjective, drawing_request
 from sjd2.finetune.rollouts import Inputs, Rollouts
@@ -208,7 +209,7 @@ def finetune(
     history["step_compression"] = adapter.measured
     if trainer.is_world_process_zero():
         save_adapter(adapter, out)
-        save_json(out / "finetune.json", history)
+        write_json(out / "finetune.json", history)
     return adapter, history
 
 
@@ -254,7 +255,7 @@ def finetune_corrector(
     trainer, history = _train(objective, data, evaluate, arguments, settings, last)
     if trainer.is_world_process_zero():
         save_corrector(corrector, out)
-        save_json(out / "finetune.json", history)
+        write_json(out / "finetune.json", history)
     return corrector, history
 
 

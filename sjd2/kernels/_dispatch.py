@@ -13,7 +13,8 @@ from typing import Literal, NamedTuple, cast, get_args
 
 import torch
 
-Backend = Literal["auto", "triton", "eager"]
+from sjd2.choices import Backend
+
 ENVIRONMENT_VARIABLE = "SJD2_KERNELS"
 
 _MODULES = {"triton": "sjd2.kernels._triton", "eager": "sjd2.kernels.reference"}

@@ -15,9 +15,10 @@ from typing import Literal, NamedTuple
 import torch
 from torch import Tensor
 
+from sjd2.choices import Coupling as Coupling
+from sjd2.choices import Start as Start
+
 Verify = Literal["ratio", "gumbel", "greedy"]
-Coupling = Literal["maximal", "independent"]
-Start = Literal["neighbour", "uniform", "repeat"]
 
 
 # Iterations have numbers below this one, so that corrections can count in multiples of it and share

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from importlib import import_module
-from typing import Any
+from typing import Any, NamedTuple
 
 from sjd2.protocol import ImageModel
 
@@ -15,10 +15,28 @@ _FAMILIES = {
     "Emu3ForConditionalGeneration": ("sjd2.models.emu3", "Emu3"),
     "JanusForConditionalGeneration": ("sjd2.models.janus", "Janus"),
 }
-_REGISTERED: dict[type, Callable[[Any], ImageModel]] = {}
 
 
-def register_family(model_class: type, family: Callable[[Any], ImageModel]) -> None:
+class Registration(NamedTuple):
+    """What is known of a registered class of models.
+
+    Attributes:
+        family: makes an `ImageModel` of an instance.
+        pipeline: makes a `Pipeline` of an instance and its processor, or None.
+    """
+
+    family: Callable[[Any], ImageModel]
+    pipeline: Callable[..., Any] | None = None
+
+
+_REGISTERED: dict[type, Registration] = {}
+
+
+def register_family(
+    model_class: type,
+    family: Callable[[Any], ImageModel],
+    pipeline: Callable[..., Any] | None = None,
+) -> None:
     """Let `accelerate` take a class of models that sjd2 does not know (see docs/own-family.md).
 
     Args:
@@ -26,13 +44,31 @@ def register_family(model_class: type, family: Callable[[Any], ImageModel]) -> N
             classes come before sjd2's own; registering one again replaces its family.
         family: makes an `ImageModel` of such an instance, such as a subclass of
             `sjd2.models.decoder.DecoderOnly`. It is called for every drawing and must be cheap.
+        pipeline: makes a `sjd2.pictures.pipeline.Pipeline` of such an instance and its processor
+            (its tokenizer where it has no processor), such as a subclass of `SequencePipeline`.
+            With it the commands draw with these models. It gets `size=` and `vq_decoder=` if
+            its parameters have these names.
 
     Raises:
-        TypeError: the first is no class, or the second cannot be called.
+        TypeError: the first is no class, or one of the others cannot be called.
     """
     if not isinstance(model_class, type) or not callable(family):
         raise TypeError("register_family: takes a class of models, and what makes its family")
-    _REGISTERED[model_class] = family
+    if pipeline is not None and not callable(pipeline):
+        raise TypeError(f"register_family: pipeline={pipeline!r}: must be callable or None")
+    _REGISTERED[model_class] = Registration(family, pipeline)
+
+
+def registered_class(name: str) -> type | None:
+    """The registered class of this name, the last one if there are several; None without one."""
+    found = [known for known in _REGISTERED if known.__name__ == name]
+    return found[-1] if found else None
+
+
+def registration_of(model_class: type) -> Registration | None:
+    """What was registered for a class or, if nothing, for its nearest ancestor."""
+    known = (_REGISTERED.get(ancestor) for ancestor in model_class.__mro__)
+    return next(filter(None, known), None)
 
 
 def family_of(model: Any) -> ImageModel:
@@ -52,7 +88,7 @@ def family_of(model: Any) -> ImageModel:
     model = inner_model(model)
     for ancestor in type(model).__mro__:
         if ancestor in _REGISTERED:
-            return _REGISTERED[ancestor](model)
+            return _REGISTERED[ancestor].family(model)
         if ancestor.__name__ in _FAMILIES and ancestor.__module__.startswith("transformers."):
             module, name = _FAMILIES[ancestor.__name__]
             family: ImageModel = getattr(import_module(module), name)(model)
@@ -60,7 +96,7 @@ def family_of(model: Any) -> ImageModel:
     supported = ", ".join([*_FAMILIES, *(known.__name__ for known in _REGISTERED)])
     raise TypeError(
         f"model is a {type(model).__name__}; sjd2 accelerates {supported} and what "
-        "sjd2.register_family is told of"
+        "sjd2.register_family adds"
     )
 
 
@@ -79,4 +115,12 @@ def inner_model(model: Any) -> Any:
     return unwrap(model)
 
 
-__all__ = ["ImageModel", "family_of", "inner_model", "register_family"]
+__all__ = [
+    "ImageModel",
+    "Registration",
+    "family_of",
+    "inner_model",
+    "register_family",
+    "registered_class",
+    "registration_of",
+]

@@ -1,1 +1,1 @@
-"""Pictures: drawn by a model, put on a sheet, written to a file."""
+"""From captions to pictures: models by name, drawing, sheets and files."""

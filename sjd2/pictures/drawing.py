@@ -12,8 +12,8 @@ import torch
 from PIL import Image
 from torch import Tensor
 
+from sjd2.demo import DEMO
 from sjd2.patching import decoding_stats, installed
-from sjd2.pictures.loading import DEMO
 from sjd2.pictures.pipeline import Pipeline
 from sjd2.sampler import DecodingStats, Method
 
@@ -29,7 +29,7 @@ class Drawing:
         seeds: one per picture.
         pictures: RGB.
         tokens: int64 [pictures, length], on the CPU.
-        stats: what it took.
+        stats: of the call.
     """
 
     captions: tuple[str, ...]
@@ -56,7 +56,7 @@ def check_captions(tokenizer: Any, captions: Sequence[str]) -> None:
         if unknown:
             vocabulary = [word for word in tokenizer.get_vocab() if word.isalpha()]
             named = ", ".join(_with_nearest(word, vocabulary) for word in unknown)
-            hint = "" if _knows_no(tokenizer, EXAMPLE) else f"; it knows e.g. {EXAMPLE!r}"
+            hint = "" if _reads_unknown(tokenizer, EXAMPLE) else f"; it knows e.g. {EXAMPLE!r}"
             raise ValueError(f"caption {caption!r}: this model does not know {named}{hint}")
 
 
@@ -65,7 +65,7 @@ def _with_nearest(word: str, vocabulary: Sequence[str]) -> str:
     return f"{word!r} (did you mean {close[0]!r}?)" if close else repr(word)
 
 
-def _knows_no(tokenizer: Any, caption: str) -> bool:
+def _reads_unknown(tokenizer: Any, caption: str) -> bool:
     return tokenizer.unk_token_id in tokenizer(caption)["input_ids"]
 
 
@@ -82,14 +82,14 @@ def draw(
     Args:
         pipeline: whose model draws; it is left as it was.
         captions: what to draw.
-        seeds: of the pictures of each caption, so that a picture depends on its caption and its
-            seed, not on its neighbours.
+        seeds: of the pictures of each caption. A picture depends on its caption and its seed, not
+            on its neighbours.
         method: how to decode.
-        **sampling: `guidance_scale`, `temperature`, `top_k`, `top_p`; what is left out is as in the
+        **sampling: `guidance_scale`, `temperature`, `top_k`, `top_p`; the others are those of the
             model's generation config.
 
     Returns:
-        The pictures and their account.
+        The pictures and the stats of the call.
 
     Raises:
         ValueError: a setting or a caption that the model cannot take, before any forward.
@@ -115,10 +115,10 @@ def draw(
 
 
 def verdicts(model_name: str, drawing: Drawing) -> list[bool | None]:
-    """Whether each picture shows its caption; None where no checker can tell.
+    """Whether each picture shows its caption; None without a checker that can say.
 
     Args:
-        model_name: as given to `load`; the checker reads pictures of the embedded model only.
+        model_name: as given to `load`; only the embedded model has a checker.
         drawing: what it drew.
     """
     if model_name != DEMO:
@@ -129,6 +129,6 @@ def verdicts(model_name: str, drawing: Drawing) -> list[bool | None]:
     for picture, caption in zip(drawing.pictures, drawing.captions, strict=True):
         try:
             judged.append(check(picture, caption).passed)
-        except ValueError:  # known words in an order that says nothing the checker understands
+        except ValueError:  # known words, but no description of a scene
             judged.append(None)
     return judged

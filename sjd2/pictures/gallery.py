@@ -1,4 +1,4 @@
-"""Comparisons to look at: pictures side by side under their headings, and text tables."""
+"""Sheets of pictures, side by side under headings, and text tables."""
 
 from __future__ import annotations
 
@@ -23,8 +23,8 @@ class Column:
         notes: small lines under the heading; every column has equally many.
         share: length of the bar under the notes, 0 to 1 of the column.
         pictures: one per caption, of one size.
-        badge: a few words under the notes, in the colour of the bar.
-        is_baseline: drawn in grey, as what the others are compared with.
+        badge: a few words under the notes, in the bar's colour.
+        is_baseline: drawn in grey.
     """
 
     title: str
@@ -96,7 +96,7 @@ def _write_heading(
     colour = PLAIN if column.is_baseline else ACCENT
     base = y + 1.5 * unit
     bold = font(1.6 * unit)
-    # The only font that Pillow ships has one weight; a thin outline makes it a bold one.
+    # Pillow ships one font of one weight; a thin outline makes it bold.
     pen.text((x, base), column.title, INK, bold, anchor="ls", stroke_width=0.025 * unit)
     for line, note in enumerate((*column.notes, column.badge)):
         paint = GREY if line < len(column.notes) else colour
@@ -115,7 +115,7 @@ def _write_caption(
     room: tuple[int, int],
     unit: float,
 ) -> None:
-    """A caption on as many lines as it takes; what has no room ends in an ellipsis."""
+    """A caption, wrapped; an ellipsis replaces lines that do not fit."""
     face = font(1.3 * unit)
     lines = wrap(caption, room[0], face)
     fitting = max(1, int(room[1] / (1.8 * unit)))
@@ -128,7 +128,7 @@ def _write_caption(
 
 
 def wrap(text: str, width: float, face: FreeTypeFont | ImageFont.ImageFont) -> list[str]:
-    """Lines of whole words, as wide as fits; a word that is wider has a line of its own."""
+    """Lines of whole words that fit the width; a wider word has a line of its own."""
     lines: list[str] = []
     for word in text.split():
         if lines and face.getlength(f"{lines[-1]} {word}") <= width:

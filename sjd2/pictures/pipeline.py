@@ -1,7 +1,7 @@
-"""What lies around a model: captions become what it is asked, what it answers becomes pictures.
+"""Captions to the inputs of `generate`, and its output to pictures: one pipeline per family.
 
-`sjd2/models/` knows tokens only; this is where words and pixels are. A pipeline for every family
-that sjd2 knows; `sjd2/pictures/loading.py` makes one of a name.
+`sjd2/models/` knows tokens only; words and pixels are here. `sjd2/pictures/registry.py` says which
+model has which pipeline, and `sjd2/pictures/loading.py` loads one by name.
 """
 
 from __future__ import annotations
@@ -20,26 +20,26 @@ from sjd2.pixels.vqgan import VQDecoder
 
 
 class Pipeline(Protocol):
-    """A model and its processor, and what is between them and people."""
+    """A model and its processor, from captions to pictures."""
 
     model: Any
     processor: Any
 
     @property
     def tokenizer(self) -> Any:
-        """Of words."""
+        """The tokenizer of captions."""
 
     def inputs(self, captions: Sequence[str]) -> dict[str, Tensor]:
-        """What `generate` takes of the captions: tensors, batch first, on the model's device."""
+        """The captions as arguments of `generate`: tensors, batch first, on the model's device."""
 
     def tokens(self, generated: Tensor) -> Tensor:
-        """Of what `generate` returned for captions of one call, the pictures': int64 [B, L]."""
+        """The pictures' tokens in what one call of `generate` returned: int64 [B, L]."""
 
     def grid(self, values: Tensor) -> Tensor:
-        """Something of every token [B, L], as the tokens lie in the picture: [B, rows, columns]."""
+        """One value per token [B, L], arranged as in the picture: [B, rows, columns]."""
 
     def pictures(self, generated: Tensor) -> list[Image.Image]:
-        """What `generate` returned as pictures, RGB; one at a time, for pixels take memory."""
+        """RGB pictures of what `generate` returned; decoded one by one, to save memory."""
 
 
 class JanusPipeline:
@@ -84,10 +84,40 @@ class JanusPipeline:
         return prompt
 
 
-class _InVocabulary:
-    """What families of one vocabulary share: the prompt comes back in front of the picture."""
+class SequencePipeline:
+    """A model whose `generate` returns the prompt and, behind it, the picture's tokens.
 
-    layout: Layout  # of every picture
+    The base of a pipeline of your own (see docs/own-family.md): a subclass brings `pictures`, and
+    `inputs` where the prompt is more than the caption and the token that starts a picture.
+
+    Args:
+        model: of a family that derives from `DecoderOnly`.
+        processor: of the model, or its tokenizer.
+    """
+
+    def __init__(self, model: Any, processor: Any) -> None:
+        self.model, self.processor = model, processor
+        self.tokenizer = getattr(processor, "tokenizer", processor)
+        family: Any = family_of(model)
+        self.layout: Layout = family.layout  # of every picture
+        self.before, self.after = "", torch.tensor([family.image_start_id])
+
+    def inputs(self, captions: Sequence[str]) -> dict[str, Tensor]:
+        """See `Pipeline`; `before` and the caption as words, then the token ids of `after`."""
+        words = self.tokenizer(
+            [self.before + caption for caption in captions],
+            return_tensors="pt",
+            padding=True,
+            padding_side="left",
+        )
+        after = self.after.expand(len(captions), -1)
+        ids = torch.cat((words["input_ids"], after), dim=1)
+        mask = torch.cat((words["attention_mask"], torch.ones_like(after)), dim=1)
+        return _on_device({"input_ids": ids, "attention_mask": mask}, self.model)
+
+    def pictures(self, generated: Tensor) -> list[Image.Image]:
+        """See `Pipeline`."""
+        raise NotImplementedError(f"{type(self).__name__} has no decoder of pictures")
 
     def tokens(self, generated: Tensor) -> Tensor:
         """See `Pipeline`."""
@@ -98,7 +128,7 @@ class _InVocabulary:
         return self.layout.take(values)
 
 
-class Emu3Pipeline(_InVocabulary):
+class Emu3Pipeline(SequencePipeline):
     """Emu3.
 
     Args:
@@ -108,14 +138,14 @@ class Emu3Pipeline(_InVocabulary):
     """
 
     def __init__(self, model: Any, processor: Any, size: tuple[int, int] | None = None) -> None:
-        self.model, self.processor, self.tokenizer = model, processor, processor.tokenizer
+        super().__init__(model, processor)
         self._size: dict[str, Any] = {}
         if size is not None:
             width, height = size
             self._size = {"ratio": f"{width}:{height}", "image_area": width * height}
-        asked = self.inputs(["a"])
+        prompt = self.inputs(["a"])
         family: Any = family_of(model)
-        self.layout = family.layout_of(asked["input_ids"], asked["image_sizes"])
+        self.layout = family.layout_of(prompt["input_ids"], prompt["image_sizes"])
 
     def inputs(self, captions: Sequence[str]) -> dict[str, Tensor]:
         """See `Pipeline`."""
@@ -141,8 +171,8 @@ class Emu3Pipeline(_InVocabulary):
         return [to_picture(pixels, scale.image_mean, scale.image_std) for pixels in decoded]
 
 
-class ChameleonPipeline(_InVocabulary):
-    """Lumina-mGPT where a size is asked for, else Anole.
+class ChameleonPipeline(SequencePipeline):
+    """Lumina-mGPT if a size is given, else Anole.
 
     Args:
         model: a `ChameleonForConditionalGeneration`.
@@ -151,36 +181,23 @@ class ChameleonPipeline(_InVocabulary):
         size: (width, height) in pixels; None is Anole's square.
 
     Raises:
-        ValueError: a size that no size tokens say.
+        ValueError: a size for which there are no size tokens.
     """
 
     def __init__(
         self, model: Any, processor: Any, decoder: VQDecoder, size: tuple[int, int] | None = None
     ) -> None:
-        self.model, self.processor, self.decoder = model, processor, decoder
-        self.tokenizer = getattr(processor, "tokenizer", processor)
+        super().__init__(model, processor)
+        self.decoder = decoder
         family: Any = family_of(model)
-        self._said, asked = "", family.picture_prompt()
+        after = family.picture_prompt()
         if size is not None:
             width, height = size
-            self._said = f"Generate an image of {width}x{height} according to the following "
-            self._said += "prompt:\n"
-            asked = family.picture_prompt((height, width))
-        self._asked = torch.tensor(asked)
-        self.layout = family.layout_of(self._asked[None], None)
-
-    def inputs(self, captions: Sequence[str]) -> dict[str, Tensor]:
-        """See `Pipeline`."""
-        words = self.tokenizer(
-            [self._said + caption for caption in captions],
-            return_tensors="pt",
-            padding=True,
-            padding_side="left",
-        )
-        asked = self._asked.expand(len(captions), -1)
-        ids = torch.cat((words["input_ids"], asked), dim=1)
-        mask = torch.cat((words["attention_mask"], torch.ones_like(asked)), dim=1)
-        return _on_device({"input_ids": ids, "attention_mask": mask}, self.model)
+            self.before = f"Generate an image of {width}x{height} according to the following "
+            self.before += "prompt:\n"
+            after = family.picture_prompt((height, width))
+        self.after = torch.tensor(after)
+        self.layout = family.layout_of(self.after[None], None)
 
     def pictures(self, generated: Tensor) -> list[Image.Image]:
         """See `Pipeline`."""
@@ -189,5 +206,5 @@ class ChameleonPipeline(_InVocabulary):
 
 
 def _on_device(made: Mapping[str, Any], model: Any) -> dict[str, Tensor]:
-    """What a processor made, as tensors on the model's device."""
+    """The tensors of a processor on the model's device."""
     return {name: torch.as_tensor(value).to(model.device) for name, value in made.items()}

@@ -85,13 +85,13 @@ def test_the_counter_and_the_pictures_grow_to_the_end(models):
         (4, None, "guidance=None: must be"),
     ],
 )
-def test_bad_values_are_told_before_any_forward(models, number, value, message):
+def test_bad_values_are_refused_before_any_forward(models, number, value, message):
     """Kills: a check that is missing, and an error that the page shows as a trace."""
-    asked = list(GOOD)
-    asked[number] = value
+    inputs = list(GOOD)
+    inputs[number] = value
     for answer in (app.Page(models).draw, app.Page(models).race):
         with pytest.raises(gr.Error, match=re.escape(message)):
-            next(answer(*asked))
+            next(answer(*inputs))
 
 
 @pytest.mark.slow

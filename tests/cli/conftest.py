@@ -3,7 +3,7 @@
 import pytest
 from transformers.utils import logging as upstream_logging
 
-from sjd2.cli import commands
+from sjd2.cli import main
 
 
 @pytest.fixture(autouse=True)
@@ -24,7 +24,7 @@ def run(folder, capsys):
     def run(*arguments):
         options = () if arguments[0] == "info" or "--model" in arguments else ("--model", folder)
         try:
-            status = commands.main([str(argument) for argument in (*arguments, *options)])
+            status = main([str(argument) for argument in (*arguments, *options)])
         except SystemExit as stop:
             status = stop.code
         return status, *capsys.readouterr()

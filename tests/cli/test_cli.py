@@ -4,8 +4,10 @@ import json
 import os
 import platform
 import runpy
+import subprocess
 import sys
 from pathlib import Path
+from typing import get_args
 
 import pytest
 import torch
@@ -13,10 +15,14 @@ import transformers
 from PIL import Image
 
 import sjd2
-from sjd2.cli import commands
+from sjd2 import patching
+from sjd2.choices import PresetName
+from sjd2.cli import COMMANDS, common, main
 from sjd2.demo import WEIGHTS
 from sjd2.demo.__main__ import demo
+from sjd2.pictures import drawing
 from sjd2.pictures.drawing import EXAMPLE
+from sjd2.sampler.presets import PRESETS
 from tests.cli.requests import DISCS, RING, everything_in, one_line
 from tests.janus_model import LENGTH
 
@@ -27,7 +33,7 @@ SIDE = 16
 
 
 @pytest.mark.parametrize(
-    ("command", "told"),
+    ("command", "options"),
     [
         ("generate", "--model --method --window --verify --coupling --seed --n --out --json"),
         ("generate", "--force --guidance --temperature --top-k --top-p --device --quiet --start"),
@@ -35,11 +41,11 @@ SIDE = 16
         ("info", "--json"),
     ],
 )
-def test_help_of_every_command_names_its_options_and_an_example(run, command, told):
+def test_help_of_every_command_names_its_options_and_an_example(run, command, options):
     """Kills: an option that is not there, and an epilog that is not shown."""
     status, out, _ = run(command, "--help", "--model")
     assert status == 0
-    assert all(option in out for option in told.split())
+    assert all(option in out for option in options.split())
     assert f"\n  sjd2 {command} " in out
 
 
@@ -49,6 +55,34 @@ def test_help_and_version_of_the_program(run):
     assert status == 0
     assert all(name in out for name in ("generate", "compare", "info"))
     assert run("--version", "--model")[1] == f"sjd2 {sjd2.__version__}\n"
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [["--help"], ["--version"], ["draw"], ["generate", "--help"], ["trace", "--mehtod"]],
+)
+def test_help_and_typing_errors_wait_for_no_library(arguments):
+    """Kills: an import of torch or transformers before there is something to do."""
+    program = (
+        "import sys\nfrom sjd2.cli import main\n"
+        f"try:\n    main({arguments!r})\n"
+        "except SystemExit:\n    pass\n"
+        "print({'torch', 'transformers', 'numpy'} & sys.modules.keys(), file=sys.stderr)"
+    )
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    assert done.stderr.splitlines()[-1] == "set()"
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_every_command_is_a_module_that_says_what_it_takes(run, command):
+    """Kills: a command in the table without its module, and one whose help fails."""
+    assert run(command, "--help", "--model")[0] == 0
+
+
+def test_presets_of_the_commands_are_those_of_the_library():
+    """Kills: a preset that the commands do not offer, or offer and cannot find."""
+    assert get_args(PresetName) == tuple(PRESETS)
 
 
 def test_python_m_runs_the_command(monkeypatch, capsys):
@@ -72,7 +106,7 @@ def raising(error):
 
 def test_ctrl_c_ends_with_130_and_leaves_no_file(run, monkeypatch, tmp_path):
     """Kills: a traceback, another status, and half-written files."""
-    monkeypatch.setattr(commands, "draw", raising(KeyboardInterrupt))
+    monkeypatch.setattr(drawing, "draw", raising(KeyboardInterrupt))
     assert run("generate", RING) == (130, "", "\nsjd2: interrupted\n")
     monkeypatch.undo()
     monkeypatch.chdir(tmp_path)
@@ -81,9 +115,9 @@ def test_ctrl_c_ends_with_130_and_leaves_no_file(run, monkeypatch, tmp_path):
     assert everything_in(tmp_path) == ["out"]
 
 
-def test_out_of_memory_is_told_in_one_line(run, monkeypatch):
+def test_out_of_memory_is_one_line(run, monkeypatch):
     """Kills: a traceback where the remedy is a smaller request."""
-    monkeypatch.setattr(commands, "draw", raising(torch.OutOfMemoryError("CUDA out of memory.")))
+    monkeypatch.setattr(drawing, "draw", raising(torch.OutOfMemoryError("CUDA out of memory.")))
     status, _, err = run("generate", RING)
     assert (status, err) == (1, "sjd2: error: out of memory: draw fewer pictures at once\n")
 
@@ -94,7 +128,7 @@ def test_a_closed_pipe_is_no_error(monkeypatch):
     os.close(reader)
     with os.fdopen(writer, "w") as closed:
         monkeypatch.setattr(sys, "stdout", closed)
-        assert commands.main(["info"]) == 0
+        assert main(["info"]) == 0
         closed.write("the interpreter's last words")
         closed.flush()
 
@@ -108,7 +142,7 @@ def test_generate_writes_readable_names_and_prints_the_paths(run, tmp_path):
     names = [f"out/{c}-seed{s}.png" for c in ("a-red-ring", "two-pink-discs") for s in (3, 4)]
     assert (status, err) == (0, "")
     assert out.splitlines()[-4:] == names
-    assert "tokens per forward" in out
+    assert "step compression" in out
     assert everything_in(tmp_path) == ["out", *names]
     with Image.open(names[0]) as picture:
         assert picture.size == (SIDE, SIDE)
@@ -143,10 +177,10 @@ def test_a_picture_depends_on_its_caption_and_seed_alone(run, tmp_path):
 def test_json_of_generate_is_one_object_that_tells_all(run):
     """Kills: a table on stdout beside the object, and pictures in another order than paths."""
     status, out, err = run("generate", RING, DISCS, "--n", "2", "--json", "--top-k", "9")
-    told = json.loads(out)
+    printed = json.loads(out)
     assert (status, err) == (0, "")
-    assert list(told) == ["command", "model", "settings", "pictures", "stats"]
-    assert told["settings"] == {
+    assert list(printed) == ["command", "model", "settings", "pictures", "stats"]
+    assert printed["settings"] == {
         "method": "auto",
         "window": "auto",
         "verify": "ratio",
@@ -155,32 +189,38 @@ def test_json_of_generate_is_one_object_that_tells_all(run):
         "backend": "auto",
         "top_k": 9,
     }
-    assert told["pictures"][2] == {
+    assert printed["pictures"][2] == {
         "path": "out/two-pink-discs-seed0.png",
         "caption": DISCS,
         "seed": 0,
         "passed": None,
     }
-    assert all(Path(picture["path"]).is_file() for picture in told["pictures"])
-    assert told["stats"]["images"] == 4
-    assert told["stats"]["tokens"] == 4 * LENGTH
-    assert told["stats"]["tokens_per_forward"] > 1
+    assert all(Path(picture["path"]).is_file() for picture in printed["pictures"])
+    assert printed["stats"]["images"] == 4
+    assert printed["stats"]["tokens"] == 4 * LENGTH
+    assert printed["stats"]["tokens_per_forward"] > 1
 
 
 def test_options_reach_the_model_under_its_own_names(run, monkeypatch):
     """Kills: an option read and then dropped, or passed under another name."""
     seen = {}
 
-    def spy(pipeline, captions, seeds, config, companions, **sampling):
-        seen.update(seeds=seeds, config=config, companions=companions, sampling=sampling)
+    def resolved(model, config, adapter, corrector):
+        seen.update(config=config, companions={"adapter": adapter, "corrector": corrector})
+        return "the method", None
+
+    def spy(pipeline, captions, seeds, method, **sampling):
+        assert method == "the method"
+        seen.update(seeds=seeds, sampling=sampling)
         raise ValueError("enough")
 
-    monkeypatch.setattr(commands, "draw", spy)
-    told = "--window 7 --verify gumbel --coupling independent --method sjd --start repeat "
-    told += "--adapter some/where --denoising-steps 3 --schedule linear "
-    told += "--corrector none --corrector-passes sweep "
-    told += "--backend eager --guidance 3 --temperature 0.5 --top-k 4 --top-p 0.9 --seed 6 --n 2"
-    assert one_line(run("generate", RING, *told.split()), "enough")
+    monkeypatch.setattr(patching, "method_of", resolved)
+    monkeypatch.setattr(drawing, "draw", spy)
+    options = "--window 7 --verify gumbel --coupling independent --method sjd --start repeat "
+    options += "--adapter some/where --denoising-steps 3 --schedule linear "
+    options += "--corrector none --corrector-passes sweep "
+    options += "--backend eager --guidance 3 --temperature 0.5 --top-k 4 --top-p 0.9 --seed 6 --n 2"
+    assert one_line(run("generate", RING, *options.split()), "enough")
     assert seen["seeds"] == [6, 7]
     assert seen["companions"] == {"adapter": "some/where", "corrector": None}
     assert seen["sampling"] == {
@@ -208,10 +248,10 @@ def test_options_reach_the_model_under_its_own_names(run, monkeypatch):
 def test_compare_shows_that_gumbel_draws_the_pictures_of_ar(run):
     """Kills: comparing pictures of different seeds, and naming a method by another's settings."""
     status, out, _ = run("compare", RING, DISCS, "--json")
-    told = json.loads(out)
+    printed = json.loads(out)
     assert status == 0
-    assert list(told) == ["command", "model", "path", "captions", "seed", "settings", "methods"]
-    by_name = {entry["method"]: entry for entry in told["methods"]}
+    assert list(printed) == ["command", "model", "path", "captions", "seed", "settings", "methods"]
+    by_name = {entry["method"]: entry for entry in printed["methods"]}
     assert list(by_name) == ["ar", "independent", "gumbel", "maximal"]
     assert by_name["ar"]["stats"]["forward_passes"] == [LENGTH, LENGTH]
     assert by_name["gumbel"]["same_as_ar"] == [True, True]
@@ -230,7 +270,7 @@ def test_compare_writes_one_picture_and_prints_one_table(run):
     assert "as captioned" not in head
     assert gumbel.startswith("sjd gumbel ")
     assert gumbel.endswith(" yes")
-    assert ar.split()[:4] == ["ar", f"{LENGTH:.1f}", "1.00", "1.00x"]
+    assert ar.split()[:3] == ["ar", f"{LENGTH:.1f}", "1.00x"]
     with Image.open(path) as picture:
         # Two cells of 256 pixels in each direction, and what stands around them.
         assert 2 * 256 < picture.width < 3.5 * 256
@@ -243,15 +283,15 @@ def test_compare_writes_one_picture_and_prints_one_table(run):
 def test_info_tells_versions_device_and_kernels(run):
     """Kills: a fact left out, and text where JSON was asked for."""
     status, out, _ = run("info", "--json")
-    told = json.loads(out)
+    printed = json.loads(out)
     assert status == 0
-    assert told["sjd2"] == sjd2.__version__
-    assert told["python"] == platform.python_version()
-    assert told["torch"] == torch.__version__
-    assert told["transformers"] == transformers.__version__
-    assert {"triton", "device", "threads", "demo_weights"} <= told.keys()
-    assert told["kernels"] in ("eager", "triton")
-    assert told["kernels_reason"]
+    assert printed["sjd2"] == sjd2.__version__
+    assert printed["python"] == platform.python_version()
+    assert printed["torch"] == torch.__version__
+    assert printed["transformers"] == transformers.__version__
+    assert {"triton", "device", "threads", "demo_weights"} <= printed.keys()
+    assert printed["kernels"] in ("eager", "triton")
+    assert printed["kernels_reason"]
     lines = run("info")[1].splitlines()
     assert [line.split()[0] for line in lines[:5]] == [
         "sjd2",
@@ -276,8 +316,8 @@ def test_info_reports_kernels_that_cannot_run(run, monkeypatch):
 
 def test_demo_replaces_its_own_picture_and_says_what_to_do_next(folder, monkeypatch, capsys):
     """Kills: a demo that works once only, and one without the checker's verdict."""
-    load = commands.load
-    monkeypatch.setattr(commands, "load", lambda name, *more: load(str(folder), *more))
+    load = common.load
+    monkeypatch.setattr(common, "load", lambda name, *more: load(str(folder), *more))
     for _ in range(2):
         assert demo() == 0
         out = capsys.readouterr().out
@@ -289,7 +329,7 @@ def test_demo_replaces_its_own_picture_and_says_what_to_do_next(folder, monkeypa
 @pytest.mark.skipif(not (WEIGHTS / "model.safetensors").exists(), reason="not trained yet")
 def test_the_embedded_model_is_the_default(capsys):
     """Kills: another default model, and the checker kept out of the account."""
-    assert commands.main(["generate", EXAMPLE, "--json"]) == 0
+    assert main(["generate", EXAMPLE, "--json"]) == 0
     (picture,) = json.loads(capsys.readouterr().out)["pictures"]
     assert picture["passed"] in (True, False)
     with Image.open(picture["path"]) as drawn:

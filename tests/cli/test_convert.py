@@ -8,13 +8,13 @@ from typing import Any
 import torch
 from safetensors.torch import load_file
 
-from sjd2.cli import commands
+from sjd2.cli import main
 from tests.cli.requests import everything_in, one_line
-from tests.models.test_vqgan import Evil, tiny
+from tests.pixels.test_vqgan import Evil, tiny
 
 
 def convert(capsys: Any, *arguments: str) -> tuple[int, str, str]:
-    return commands.main(["convert", *arguments]), *capsys.readouterr()
+    return main(["convert", *arguments]), *capsys.readouterr()
 
 
 def test_convert_writes_the_decoder_alone(tmp_path: Path, capsys: Any) -> None:

@@ -9,10 +9,11 @@ import torch
 from PIL import Image
 
 import sjd2
-from sjd2.cli import commands
+from sjd2.cli import common
 from sjd2.evaluate import measure
 from sjd2.pictures.drawing import draw
 from sjd2.pictures.loading import load
+from sjd2.sampler import resolve
 from tests.cli.requests import DISCS, RING, everything_in, one_line
 from tests.janus_model import LENGTH
 
@@ -35,17 +36,17 @@ def test_the_numbers_are_those_of_decoding_stats(evaluate, folder, tmp_path):
     another seed, guidance or window than was asked for.
     """
     status, out, _ = evaluate("--seeds", "2", "--seed", "5", "--guidance", "3", "--json")
-    told = json.loads(out)
+    printed = json.loads(out)
     assert status == 0
     pipeline = load(str(folder), torch.device("cpu"))
-    for row in told["rows"]:
+    for row in printed["rows"]:
         options = {
             "ar": {"method": "ar"},
             "gumbel": {"verify": "gumbel", "window": 8},
             "maximal": {"window": 8},
         }[row["method"]]
         config = sjd2.DecodingConfig(**options)
-        drawing = draw(pipeline, [RING, DISCS], [5, 6], config, guidance_scale=3.0)
+        drawing = draw(pipeline, [RING, DISCS], [5, 6], resolve(config), guidance_scale=3.0)
         stats = drawing.stats
         assert row["step_compression"] == pytest.approx(stats.step_compression)
         assert row["tokens_per_forward"] == pytest.approx(stats.tokens_per_forward)
@@ -55,9 +56,9 @@ def test_the_numbers_are_those_of_decoding_stats(evaluate, folder, tmp_path):
         lengths = [length for picture in stats.accept_lengths for length in picture]
         assert row["accept_lengths"] == {str(n): lengths.count(n) for n in sorted(set(lengths))}
         assert row["checker"] is None
-    same = {row["method"]: row["same_as_ar"] for row in told["rows"]}
+    same = {row["method"]: row["same_as_ar"] for row in printed["rows"]}
     assert same == {"ar": None, "gumbel": {"same": 4, "of": 4}, "maximal": None}
-    for timing in told["timings"]["rows"]:
+    for timing in printed["timings"]["rows"]:
         assert 0 < timing["forward_seconds_per_picture"] < timing["seconds_per_picture"]
     assert len(list((tmp_path / "report" / "pictures").rglob("*.png"))) == 3 * 4
 
@@ -145,17 +146,17 @@ def test_a_damaged_account_is_drawn_again(evaluate, tmp_path):
         (["--out", "empty.txt/x"], "cannot be written"),
     ],
 )
-def test_a_bad_request_is_told_before_a_model_is_loaded(
+def test_a_bad_request_is_refused_before_a_model_is_loaded(
     run, tmp_path, monkeypatch, arguments, fragment
 ):
     """Kills: any one of the checks, and a check after loading."""
-    monkeypatch.setattr(commands, "load", lambda *_: pytest.fail("a model was loaded"))
+    monkeypatch.setattr(common, "load", lambda *_: pytest.fail("a model was loaded"))
     (tmp_path / "empty.txt").write_text("\n")
     assert one_line(run("evaluate", "--out", "report", *arguments), fragment)
     assert everything_in(tmp_path) == ["empty.txt"]
 
 
-def test_a_method_without_its_corrector_is_told(evaluate):
+def test_a_method_without_its_corrector_is_refused(evaluate):
     """Kills: measuring a corrected method without a corrector."""
     assert one_line(evaluate("--methods", "corrected"), "the model has no corrector")
     assert one_line(evaluate("--clip", "nowhere"), "nowhere: no folder of a CLIP model")

@@ -1,11 +1,12 @@
-"""What a wrong request is told: one line, before the work that it would have wasted."""
+"""How a wrong request is refused: in one line, before the work that it would have wasted."""
 
 import pytest
 import torch
 import transformers
 
-from sjd2.cli import commands
+from sjd2.cli import common
 from sjd2.demo.captions import parse_caption
+from sjd2.pictures import drawing
 from sjd2.pictures.drawing import EXAMPLE
 from tests.cli.requests import RING, everything_in, one_line
 from tests.janus_model import tiny_janus
@@ -14,7 +15,7 @@ from tests.janus_model import tiny_janus
 @pytest.fixture
 def unloaded(monkeypatch):
     """No model may be loaded: what is wrong must be found before."""
-    monkeypatch.setattr(commands, "load", lambda *_: pytest.fail("a model was loaded"))
+    monkeypatch.setattr(common, "load", lambda *_: pytest.fail("a model was loaded"))
 
 
 @pytest.mark.parametrize(
@@ -45,7 +46,7 @@ def unloaded(monkeypatch):
         (["compare", RING, "--n", "2"], "unrecognized arguments: --n"),
     ],
 )
-def test_a_bad_value_is_told_in_one_line_before_a_model_is_loaded(
+def test_a_bad_value_is_refused_in_one_line_before_a_model_is_loaded(
     run, unloaded, tmp_path, arguments, fragment
 ):
     """Kills: any one of the checks, argparse's usage lines, and a check after loading."""
@@ -73,7 +74,7 @@ def test_what_cannot_be_written_is_found_before_a_model_is_loaded(run, unloaded,
         ("empty/file", "must be a folder that holds config.json"),
     ],
 )
-def test_a_model_that_is_not_there_is_told_in_one_line(run, tmp_path, name, fragment):
+def test_a_model_that_is_not_there_is_refused_in_one_line(run, tmp_path, name, fragment):
     """Kills: asking the hub for what can only be a path."""
     (tmp_path / "empty").mkdir()
     (tmp_path / "empty" / "file").write_bytes(b"")
@@ -116,7 +117,7 @@ def without_processor(path):
         (without_processor, "cannot be loaded"),
     ],
 )
-def test_damaged_or_foreign_weights_are_told_in_one_line(run, folder, tmp_path, spoil, fragment):
+def test_damaged_or_foreign_weights_are_refused_in_one_line(run, folder, tmp_path, spoil, fragment):
     """Kills: dropping `use_safetensors`, the look at missing keys, or an error that is caught."""
     path = tmp_path / "spoilt"
     path.mkdir()
@@ -130,27 +131,27 @@ def test_damaged_or_foreign_weights_are_told_in_one_line(run, folder, tmp_path, 
 
 def test_unknown_words_are_named_with_the_nearest_known_one(run, monkeypatch):
     """Kills: drawing <unk>, and a message that leaves the user guessing."""
-    monkeypatch.setattr(commands, "draw", lambda *_: pytest.fail("something was drawn"))
+    monkeypatch.setattr(drawing, "draw", lambda *_: pytest.fail("something was drawn"))
     result = run("generate", RING, "a red rng above a Zebra")
     assert one_line(result, "does not know 'rng' (did you mean 'ring'?), 'Zebra'; it knows")
     assert f"{EXAMPLE!r}" in result[2]
     assert parse_caption(EXAMPLE)
 
 
-def test_a_caption_that_is_too_long_is_told_in_one_line(run):
+def test_a_caption_that_is_too_long_is_refused_in_one_line(run):
     """Kills: letting an error of the library through as a traceback."""
     assert one_line(run("generate", "a red ring above " * 30), "this model has room for")
 
 
 @pytest.mark.parametrize("device", ["cuda", "gpu", "cuda:99"])
-def test_a_device_that_is_not_there_is_told_in_one_line(run, device):
+def test_a_device_that_is_not_there_is_refused_in_one_line(run, device):
     """Kills: catching RuntimeError alone; torch without CUDA raises an AssertionError."""
     if device == "cuda" and torch.cuda.is_available():
         pytest.skip("it is there")
     assert one_line(run("generate", RING, "--device", device), f"device {device!r}")
 
 
-def test_kernels_that_cannot_run_are_told_in_one_line(run, unloaded, monkeypatch):
+def test_kernels_that_cannot_run_are_refused_in_one_line(run, unloaded, monkeypatch):
     """Kills: finding out about the backend after loading."""
     monkeypatch.setenv("SJD2_KERNELS", "nonsense")
     assert one_line(run("generate", RING), "SJD2_KERNELS='nonsense': unknown backend")

@@ -1,4 +1,4 @@
-"""Picture files are whole or not there, and called what the caller expects."""
+"""Picture files have the format and the name that the caller expects."""
 
 import stat
 from pathlib import Path
@@ -6,51 +6,7 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
-from sjd2.pictures.files import (
-    check_target,
-    file_name,
-    picture_paths,
-    write_atomically,
-    write_picture,
-)
-
-
-@pytest.mark.parametrize("error", [RuntimeError, KeyboardInterrupt])
-def test_write_atomically_leaves_nothing_when_the_writer_fails(tmp_path, error):
-    """Kills: `except Exception` in place of `BaseException`, and writing to the final name."""
-
-    def writer(file):
-        file.write(b"half")
-        raise error
-
-    with pytest.raises(error):
-        write_atomically(tmp_path / "a.png", writer)
-    assert list(tmp_path.iterdir()) == []
-
-
-def test_write_atomically_keeps_the_old_file_when_the_writer_fails(tmp_path):
-    """Kills: opening the final name with "wb" when force is given."""
-    path = tmp_path / "a.png"
-    path.write_bytes(b"old")
-
-    def writer(file):
-        file.write(b"new")
-        raise RuntimeError
-
-    with pytest.raises(RuntimeError):
-        write_atomically(path, writer, force=True)
-    assert path.read_bytes() == b"old"
-    assert [p.name for p in tmp_path.iterdir()] == ["a.png"]
-
-
-def test_write_atomically_spares_a_file_that_appeared_since_the_check(tmp_path):
-    """Kills: leaving out the second look before the replacement."""
-    path = tmp_path / "a.png"
-    check_target(path, force=False)
-    with pytest.raises(ValueError, match="exists already; --force replaces it"):
-        write_atomically(path, lambda file: path.write_bytes(b"another's"))
-    assert path.read_bytes() == b"another's"
-    assert [p.name for p in tmp_path.iterdir()] == ["a.png"]
+from sjd2.pictures.files import file_name, picture_paths, write_picture
 
 
 def test_written_files_have_the_usual_permissions(tmp_path):
@@ -109,20 +65,3 @@ def test_a_file_of_another_format_is_refused():
 def test_file_names_are_the_words_of_the_caption(caption, name):
     """Kills: keeping slashes, cutting inside a word, and an empty name."""
     assert file_name(caption) == name
-
-
-def test_check_target_refuses_what_cannot_be_written_and_leaves_no_trace(tmp_path):
-    """Kills: making the folders in the check, and asking permission bits alone."""
-    file = tmp_path / "file"
-    file.write_bytes(b"")
-    with pytest.raises(ValueError, match="cannot be written"):
-        check_target(file / "a.png", force=True)
-    with pytest.raises(ValueError, match="cannot be written"):
-        check_target(tmp_path / ("x" * 300 + ".png"), force=True)
-    with pytest.raises(ValueError, match="is a folder"):
-        check_target(tmp_path, force=True)
-    with pytest.raises(ValueError, match="exists already"):
-        check_target(file, force=False)
-    check_target(file, force=True)
-    check_target(tmp_path / "new" / "deep" / "a.png", force=False)
-    assert [p.name for p in tmp_path.iterdir()] == ["file"]

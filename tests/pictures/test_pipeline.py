@@ -16,7 +16,7 @@ from tokenizers.models import WordLevel
 from transformers import Emu3ImageProcessor, Emu3Processor, PreTrainedTokenizerFast
 
 import sjd2
-from sjd2.cli import commands
+from sjd2.cli import main
 from sjd2.companions import load_corrector
 from sjd2.pictures.drawing import draw
 from sjd2.pictures.loading import load
@@ -122,7 +122,7 @@ def run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: Any) -> Any:
     monkeypatch.chdir(tmp_path)
 
     def run(*arguments: str) -> tuple[int, str, str]:
-        status = commands.main(list(arguments))
+        status = main(list(arguments))
         return status, *capsys.readouterr()
 
     return run
@@ -135,9 +135,9 @@ def test_generate_draws_pictures_of_the_familys_size(known: Any, run: Any) -> No
     family, model = known
     status, out, err = run("generate", *CAPTIONS, *model, "--n", "2", "--window", "8", "--json")
     assert status == 0, err
-    told = json.loads(out)
-    assert told["stats"]["tokens"] == 4 * family.layout.length
-    sizes = {Image.open(one["path"]).size for one in told["pictures"]}
+    printed = json.loads(out)
+    assert printed["stats"]["tokens"] == 4 * family.layout.length
+    sizes = {Image.open(one["path"]).size for one in printed["pictures"]}
     scale = {"emu3": 2, "lumina": 4, "anole": 4}[family.name]
     assert sizes == {(scale * family.layout.width, scale * family.layout.height)}
 
@@ -161,9 +161,9 @@ def test_pictures_of_another_size_are_measured_anew(emu3: Path, run: Any, tmp_pa
     """Kills: accounts that do not know what size they are of."""
     (tmp_path / "captions.txt").write_text(CAPTIONS[0])
     few = "--methods ar --batch 1 --guidances none --temperatures none --out report --quiet"
-    told = ["--model", str(emu3), "--prompts", "captions.txt", *few.split()]
+    options = ["--model", str(emu3), "--prompts", "captions.txt", *few.split()]
     for size in ("40x32", "32x48"):
-        status, _, err = run("evaluate", *told, "--size", size)
+        status, _, err = run("evaluate", *options, "--size", size)
         assert status == 0, err
         (picture,) = Path("report/pictures").rglob("*.png")
         scaled = "x".join(str(4 * pixels) for pixels in Image.open(picture).size)
@@ -187,8 +187,8 @@ def test_a_corrector_learns_from_captions_of_every_family(
     family, model = known
     (tmp_path / "captions.txt").write_text("\n".join(CAPTIONS * 4))
     few = "--steps 2 --batch 2 --rank 4 --window 8 --evaluate-every 2 --quiet"
-    told = ["--corrector", "--prompts", "captions.txt", "--out", "corrector", *few.split()]
-    status, _, err = run("finetune", *model, *told)
+    options = ["--corrector", "--prompts", "captions.txt", "--out", "corrector", *few.split()]
+    status, _, err = run("finetune", *model, *options)
     assert status == 0, err
     corrector = load_corrector(tmp_path / "corrector")
     assert family.layout.row_width in [abs(offset) for offset in corrector.offsets]
@@ -229,16 +229,16 @@ def test_a_picture_of_every_family_can_be_watched(known: Any) -> None:
 
 def test_prompts_are_those_of_the_families_pages(emu3: Path, chameleon: Path) -> None:
     """Kills: a size that is not said, or said in the wrong order, and padding on the right."""
-    asked = load(str(emu3), CPU, (40, 32)).inputs(CAPTIONS)
-    assert asked["input_ids"][:, -5:].tolist() == [list(EMU3.tail)] * 2
-    assert asked["attention_mask"][:, 0].tolist() == [0, 1]
-    asked = load(str(chameleon), CPU, (24, 16)).inputs(CAPTIONS)
+    inputs = load(str(emu3), CPU, (40, 32)).inputs(CAPTIONS)
+    assert inputs["input_ids"][:, -5:].tolist() == [list(EMU3.tail)] * 2
+    assert inputs["attention_mask"][:, 0].tolist() == [0, 1]
+    inputs = load(str(chameleon), CPU, (24, 16)).inputs(CAPTIONS)
     end = [CHAMELEON_END, CHAMELEON_BOI, CHAMELEON_SIZE + 2, CHAMELEON_SIZE + 3]
-    assert asked["input_ids"][:, -4:].tolist() == [end] * 2
-    assert asked["attention_mask"][:, 0].tolist() == [0, 1]
-    asked = load(str(chameleon), CPU).inputs(CAPTIONS)
-    assert asked["input_ids"][:, -2:].tolist() == [end[:2]] * 2
-    assert 2 not in asked["input_ids"]
+    assert inputs["input_ids"][:, -4:].tolist() == [end] * 2
+    assert inputs["attention_mask"][:, 0].tolist() == [0, 1]
+    inputs = load(str(chameleon), CPU).inputs(CAPTIONS)
+    assert inputs["input_ids"][:, -2:].tolist() == [end[:2]] * 2
+    assert 2 not in inputs["input_ids"]
 
 
 @pytest.mark.parametrize(
@@ -251,7 +251,7 @@ def test_prompts_are_those_of_the_families_pages(emu3: Path, chameleon: Path) ->
         ("bare", [], "sjd2 convert vqgan.ckpt vqgan.safetensors"),
     ],
 )
-def test_what_a_family_cannot_draw_is_told(
+def test_what_a_family_cannot_draw_is_refused(
     which: str, arguments: list[str], fragment: str, request: Any, run: Any, tmp_path: Path
 ) -> None:
     """Kills: any one of the checks."""

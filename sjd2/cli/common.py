@@ -1,0 +1,73 @@
+"""What the commands share once their arguments are parsed; imported by `run` only."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import logging
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import transformers
+
+from sjd2.config import DecodingConfig
+from sjd2.demo import DEMO
+from sjd2.kernels._dispatch import select
+from sjd2.pictures.drawing import check_captions
+from sjd2.pictures.loading import choose_device, load
+from sjd2.pictures.pipeline import Pipeline
+
+
+def decoding_config(given: argparse.Namespace, **settings: Any) -> DecodingConfig:
+    """The settings of `add_window` and others, checked before a model is loaded."""
+    select(given.backend)
+    return DecodingConfig(
+        window=given.window,
+        start=given.start,
+        backend=given.backend,
+        progress=shows_progress(given),
+        **settings,
+    )
+
+
+def load_pipeline(given: argparse.Namespace, captions: Sequence[str] = ()) -> Pipeline:
+    """The model of `add_model`; captions with words that it does not know are refused."""
+    transformers.utils.logging.set_verbosity_error()
+    logging.getLogger("huggingface_hub").setLevel(logging.ERROR)
+    # A download is worth a progress bar; reading a file is not.
+    if not shows_progress(given) or given.model == DEMO or Path(given.model).exists():
+        transformers.utils.logging.disable_progress_bar()
+    pipeline = load(given.model, choose_device(given.device), given.size, given.vq_decoder)
+    check_captions(pipeline.tokenizer, captions)
+    return pipeline
+
+
+def sampling_of(given: argparse.Namespace) -> dict[str, float]:
+    """The arguments of `add_sampling` that were given, as `draw` takes them."""
+    settings = {
+        "guidance_scale": given.guidance,
+        "temperature": given.temperature,
+        "top_k": given.top_k,
+        "top_p": given.top_p,
+    }
+    return {name: value for name, value in settings.items() if value is not None}
+
+
+def companions_of(given: argparse.Namespace) -> tuple[str | None, str | None]:
+    """Adapter and corrector: a folder, "auto" or None."""
+    adapter, corrector = (
+        None if folder == "none" else folder for folder in (given.adapter, given.corrector)
+    )
+    return adapter, corrector
+
+
+def shows_progress(given: argparse.Namespace) -> bool:
+    """Whether somebody looks at stderr."""
+    return sys.stderr.isatty() and not getattr(given, "quiet", False)
+
+
+def print_json(given: argparse.Namespace, **values: Any) -> None:
+    """One object, headed by the command."""
+    print(json.dumps({"command": given.command, **values}, indent=2))

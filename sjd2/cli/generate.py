@@ -1,0 +1,129 @@
+"""`sjd2 generate`: draw captions."""
+
+from __future__ import annotations
+
+import argparse
+from typing import get_args
+
+from sjd2.choices import Coupling
+from sjd2.cli import arguments, values
+from sjd2.config import DecodingConfig, MethodName, Schedule, Verification, seeds_for
+
+_EXAMPLES = """\
+examples:
+  sjd2 generate "a red ring above a blue square"
+  sjd2 generate "a green cross on felt" "two pink discs" --n 4 --seed 7 --out crosses/
+  sjd2 generate "a dog in the rain" --model deepseek-community/Janus-Pro-1B --out dog.webp
+"""
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Describe the command to its parser."""
+    parser.usage = "sjd2 generate CAPTION [CAPTION ...] [options]"
+    parser.epilog = _EXAMPLES
+    arguments.add_captions(parser)
+    drawing = arguments.add_drawing(parser)
+    drawing.add_argument(
+        "--n", type=values.count, default=1, help="pictures of each caption (default: 1)"
+    )
+    arguments.add_seed(drawing, "a caption's first picture")
+    decoding = parser.add_argument_group(
+        "decoding",
+        "Speed only: every choice samples the model's own distribution.",
+    )
+    decoding.add_argument(
+        "--method", choices=get_args(MethodName), default="auto", help="default: the fastest"
+    )
+    decoding.add_argument(
+        "--verify",
+        choices=get_args(Verification),
+        default="ratio",
+        help="gumbel draws the very picture that --method ar draws from the same seed "
+        "(default: ratio, the fastest)",
+    )
+    decoding.add_argument(
+        "--coupling",
+        choices=get_args(Coupling),
+        default="maximal",
+        help="maximal keeps drafts that ratio did not accept as often as exactness allows, "
+        "independent draws them again (default: maximal)",
+    )
+    arguments.add_companions(decoding)
+    decoding.add_argument(
+        "--corrector-passes",
+        type=values.passes,
+        metavar="N|sweep",
+        default=DecodingConfig.corrector_passes,
+        help="of the corrector over a window (default: %(default)s)",
+    )
+    decoding.add_argument(
+        "--denoising-steps",
+        type=values.count,
+        metavar="K",
+        default=4,
+        help="forwards of sjd2 from pure noise to a token (default: 4)",
+    )
+    decoding.add_argument(
+        "--schedule",
+        choices=get_args(Schedule),
+        default="karras",
+        help="spacing of the noise levels of sjd2 (default: karras)",
+    )
+    arguments.add_window(decoding)
+    output = parser.add_argument_group("output")
+    arguments.add_out(
+        output,
+        "a .png, .jpg or .webp file, numbered if there are several pictures, or a folder, where "
+        "names are like a-red-ring-seed0.png (default: out/)",
+    )
+    arguments.add_force(output)
+    arguments.add_printing(output)
+
+
+def run(given: argparse.Namespace) -> int:
+    """Draw, write the pictures, print the account."""
+    from sjd2.cli import common
+    from sjd2.files import check_target
+    from sjd2.patching import method_of
+    from sjd2.pictures.drawing import draw, verdicts
+    from sjd2.pictures.files import file_name, picture_paths, write_picture
+
+    config = common.decoding_config(
+        given,
+        method=given.method,
+        verify=given.verify,
+        coupling=given.coupling,
+        denoising_steps=given.denoising_steps,
+        schedule=given.schedule,
+        corrector_passes=given.corrector_passes,
+    )
+    if given.method == "sjd2" and given.adapter == "none":
+        raise ValueError("--method sjd2: needs --adapter, the folder of a denoising adapter")
+    seeds = seeds_for(given.seed, given.n)
+    names = [f"{file_name(c)}-seed{seed}" for c in given.captions for seed in seeds]
+    paths = picture_paths(given.out, names)
+    for path in paths:
+        check_target(path, force=given.force)
+    pipeline = common.load_pipeline(given, given.captions)
+    method, _ = method_of(pipeline.model, config, *common.companions_of(given))
+    sampling = common.sampling_of(given)
+    drawing = draw(pipeline, given.captions, seeds, method, **sampling)
+    for path, picture in zip(paths, drawing.pictures, strict=True):
+        write_picture(path, picture, force=given.force)
+    if given.json:
+        keys = ("path", "caption", "seed", "passed")
+        passed = verdicts(given.model, drawing)
+        rows = zip(map(str, paths), drawing.captions, drawing.seeds, passed, strict=True)
+        shown = ("method", "window", "verify", "coupling", "start", "backend")
+        common.print_json(
+            given,
+            model=given.model,
+            settings={**{name: getattr(config, name) for name in shown}, **sampling},
+            pictures=[dict(zip(keys, row, strict=True)) for row in rows],
+            stats=drawing.stats.to_dict(),
+        )
+        return 0
+    if not given.quiet:
+        print(drawing.stats, end="\n\n")
+    print(*paths, sep="\n")
+    return 0
