@@ -34,6 +34,7 @@ class DecodingState:
         drafts: what the slots are fed; tokens, unless a method sets another source.
         complete: tokens that every picture has, as far as the host knows.
         committed: tokens of all pictures, as far as the host knows.
+        prefill_passes: forwards that only cached the prompts.
     """
 
     def __init__(
@@ -67,7 +68,7 @@ class DecodingState:
         self.cache = WindowCache(self.copies * images, room + cached, device)
         if prompt.past:
             self.cache.fill(prompt.past)
-        self.iteration = 1
+        self.iteration, self.prefill_passes = 1, 0
         self.complete = self.committed = 0
         self.drafts: Drafts = TokenDrafts()
 
