@@ -58,8 +58,9 @@ class DecodingConfig:
             that method "ar" draws from the same seed).
         coupling: what becomes of unaccepted drafts under "ratio": "maximal" keeps each as often as
             exactness allows, "independent" draws all of them again.
-        start: the draft of a position that enters the window: drawn from the law of its "neighbour"
-            to the left, a "uniform" token, or "repeat" that neighbour's. It changes speed only.
+        start: the draft of a position that enters the window: drawn from the distribution of its
+            "neighbour" to the left, a "uniform" token, or "repeat" that neighbour's. It changes
+            speed only.
         denoising_steps: forwards that "sjd2" takes from pure noise to a token, at least 1.
         schedule: how their noise levels are spaced, "karras" or "linear".
         corrector_passes: how often the corrector, if there is one, goes over a window between two

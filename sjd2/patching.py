@@ -93,6 +93,17 @@ def accelerate(
         ValueError: a setting is out of range, its backend cannot run here, or an adapter or
             corrector is missing, damaged or another model's.
         FileNotFoundError: there is none in the folder.
+
+    Example: the very picture that token-by-token decoding draws from the same seed.
+
+        >>> import sjd2
+        >>> model, processor = sjd2.demo.load()
+        >>> inputs = processor(text=["a red ring"], generation_mode="image", return_tensors="pt")
+        >>> drawing = dict(**inputs, generation_mode="image", do_sample=True, seed=7)
+        >>> slow = sjd2.accelerate(model, method="ar").generate(**drawing)
+        >>> fast = sjd2.accelerate(model, verify="gumbel").generate(**drawing)
+        >>> fast.equal(slow)
+        True
     """
     method, companions = method_of(model, config, adapter, corrector, **options)
     return install(model, method, companions)
@@ -231,6 +242,15 @@ def decoding_stats(model: object) -> DecodingStats:
 
     Raises:
         ValueError: the model is not accelerated, or has drawn nothing yet.
+
+    Example:
+        >>> import sjd2
+        >>> model, processor = sjd2.demo.load()
+        >>> inputs = processor(text=["a red ring"], generation_mode="image", return_tensors="pt")
+        >>> _ = sjd2.accelerate(model, window=16).generate(**inputs, generation_mode="image")
+        >>> stats = sjd2.decoding_stats(model)
+        >>> stats.images, max(stats.accept_lengths[0]) <= 16
+        (1, True)
     """
     hook = _hook(model) or _hook(inner_model(model))
     if hook is None:

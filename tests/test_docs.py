@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import doctest
+import importlib
 import json
 import re
 import shlex
@@ -84,6 +86,17 @@ def test_every_command_parses(page):
     """Kills: an option that was renamed in the commands, but not in the documents."""
     for arguments in commands(page):
         parse(arguments)
+
+
+@pytest.mark.parametrize(
+    "module", ["sjd2", "sjd2.patching", "sjd2.demo", "sjd2.models", "sjd2.sampler.method"]
+)
+def test_the_examples_of_docstrings_run(module, monkeypatch):
+    """Kills: an example that shows what the library no longer does."""
+    monkeypatch.setattr("sjd2.models._REGISTERED", {})
+    found = doctest.testmod(importlib.import_module(module))
+    assert found.attempted > 0
+    assert found.failed == 0
 
 
 def test_commands_are_found():

@@ -18,7 +18,7 @@ _NEVER = -1e30  # no model gives so small a log-probability or logit
 class Lockstep:
     """What `generate` does at every step beside drawing, for pictures that keep no step.
 
-    It goes through the tokens that all pictures have, one of each at a time: a streamer is told,
+    It goes through the tokens that all pictures have, one of each at a time: a streamer is fed,
     stopping criteria are asked, scores are put into tuples, as upstream's own loop would. Drawing
     ends where all pictures are stopped.
 

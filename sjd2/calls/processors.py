@@ -1,4 +1,4 @@
-"""What transformers' `generate` does to logits, told to the sampler.
+"""What transformers' `generate` does to logits, split between the sampler and the processors.
 
 `generate` hands a custom decoding loop one list of logits processors. Guidance and the warpers that
 end the list are taken off it: the sampler has them built in. What is left runs as it would there.
@@ -33,7 +33,7 @@ _SCALING = (
 
 
 class Steps(NamedTuple):
-    """A list of processors, taken apart in order."""
+    """A list of processors, split in order."""
 
     guidance: Any  # transformers' guidance processor, or None
     others: tuple[LogitsProcessor, ...]
@@ -42,7 +42,7 @@ class Steps(NamedTuple):
     top_p: float | None
 
 
-def taken_apart(processors: Sequence[LogitsProcessor]) -> Steps:
+def split_processors(processors: Sequence[LogitsProcessor]) -> Steps:
     """Split a list of processors into what the sampler has built in and what it has not.
 
     Args:
@@ -83,7 +83,7 @@ def _is_plain(processor: Any, kind: type) -> bool:
     return kind is TopKLogitsWarper or processor.min_tokens_to_keep == 1
 
 
-class InVocabulary:
+class WholeVocabulary:
     """Processors that know the model's whole vocabulary, for scores of image tokens alone.
 
     They are called as `generate` calls them: once for every token of the picture, with the whole

@@ -1,4 +1,4 @@
-"""`sjd2 trace`: one caption drawn token by token and accelerated, as a film of both."""
+"""`sjd2 trace`: one caption drawn by two methods, as a film of both."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ _ENDINGS = (".gif", ".png")
 _EXAMPLES = """\
 examples:
   sjd2 trace "a red ring above a blue square"
-  sjd2 trace "two pink discs" --method maximal --window 64 --out race.gif
+  sjd2 trace "two pink discs" --methods maximal --window 64 --out race.gif
 """
 
 
@@ -29,9 +29,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     arguments.add_seed(arguments.add_drawing(parser), "every picture")
     decoding = parser.add_argument_group("decoding")
     decoding.add_argument(
-        "--method",
-        choices=[name for name in values.PRESET_NAMES if name != "ar"],
-        help="races with ar (default: the fastest that draws the same picture)",
+        "--methods",
+        metavar="[A,]B",
+        type=_racers,
+        help=f"two of {','.join(values.PRESET_NAMES)}; one alone races with ar (default: the "
+        "fastest that draws the same picture)",
     )
     arguments.add_window(decoding)
     output = parser.add_argument_group("output")
@@ -91,6 +93,19 @@ def run(given: argparse.Namespace) -> int:
     return 0
 
 
+def _racers(text: str) -> tuple[str, ...]:
+    """Two names of presets, the first of them "ar" where only one is given.
+
+    Raises:
+        argparse.ArgumentTypeError: an unknown name, "ar" alone, or more than two.
+    """
+    names: tuple[str, ...] = values.several(values.preset)(text)
+    names = names if len(names) > 1 else tuple(dict.fromkeys(("ar", *names)))
+    if len(names) != 2:
+        raise argparse.ArgumentTypeError(f"{text!r}: a race is between two methods")
+    return names
+
+
 def _target(given: argparse.Namespace) -> Path:
     """Where the film or its last frame goes.
 
@@ -112,10 +127,10 @@ def _target(given: argparse.Namespace) -> Path:
 def _traces(
     given: argparse.Namespace, pipeline: Pipeline, caption: str, sampling: dict[str, float]
 ) -> tuple[Trace, Trace]:
-    """The caption token by token and accelerated, from the same seed.
+    """The caption by two methods, from the same seed.
 
     Raises:
-        ValueError: the method needs a companion that the model does not have.
+        ValueError: a method needs a companion that the model does not have.
     """
     from sjd2.companions import find_companions
     from sjd2.models import family_of
@@ -124,12 +139,10 @@ def _traces(
     from sjd2.watch import traces_of
 
     companions = find_companions(pipeline.model, family_of(pipeline.model))
-    name = given.method
-    if name is None:
-        name = "gumbel" if companions.corrector is None else "corrected-gumbel"
+    same = "gumbel" if companions.corrector is None else "corrected-gumbel"
     settings = {"window": given.window, "start": given.start, "backend": given.backend}
     traces = []
-    for preset in choose_presets((BASELINE, name), companions).values():
+    for preset in choose_presets(given.methods or (BASELINE, same), companions).values():
         method = preset.method(companions, trace=True, **settings)
         drawing = draw(pipeline, [caption], [given.seed], method, **sampling)
         traces += traces_of(drawing, preset.label, pipeline.grid)

@@ -89,7 +89,7 @@ class Adapter(nn.Module):
 
     @contextmanager
     def attached(self, backbone: nn.Module) -> Iterator[Gate]:
-        """Let the updates act on a backbone, at the positions that the gate is told are noisy.
+        """Let the updates act on a backbone, at the positions that the gate marks as noisy.
 
         Raises:
             ValueError: the backbone has other layers than the adapter was made for.

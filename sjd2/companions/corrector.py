@@ -1,13 +1,13 @@
 """The corrector: a small network that re-drafts a window from its new neighbours between forwards.
 
-A draft comes from a law that knew its neighbours as they were fed. Once they have changed, that law
-is out of date, and most of all near the front. The corrector guesses how it would have come out,
+A draft was drawn from a distribution conditioned on its neighbours as they were fed. Once they have
+changed, it is out of date, most of all near the front. The corrector predicts what it has become,
 
     q'_i = softmax(log p_i + G(h_i, new neighbours) - G(h_i, old neighbours)),
 
-with `p_i` and `h_i`, law and hidden state, from the forward that is over. Equal neighbours give
+with `p_i` and `h_i`, distribution and hidden state, from the last forward. Equal neighbours give
 `q' = p`. As `q'_i` depends on columns before i only, and drafts are moved to it by maximal
-coupling, no guess however wrong changes what is committed: `G` is judged by speed alone.
+coupling, no error of `G` changes what is committed: `G` is judged by speed alone.
 """
 
 from __future__ import annotations

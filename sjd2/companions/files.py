@@ -102,9 +102,9 @@ def _load(make: type[C], kind: Kind, folder: Path) -> C:
             wanted = f"{with_article(kind)} is {config.name}, {weights.name}"
             raise FileNotFoundError(f"{path}: missing; {wanted}")
     try:
-        told: dict[str, Any] = json.loads(config.read_text())
-        companion = make.from_config(told)
-        expected = str(told["sha256"])
+        description: dict[str, Any] = json.loads(config.read_text())
+        companion = make.from_config(description)
+        expected = str(description["sha256"])
     except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise ValueError(f"{config}: damaged ({error!r})") from error
     try:

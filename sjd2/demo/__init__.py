@@ -34,6 +34,16 @@ def load(
     Raises:
         ValueError: a file of the folder is missing, damaged, not this model's, or a pickle; the
             message names it.
+
+    Example: what the processor understands, and whether a picture shows it.
+
+        >>> import sjd2
+        >>> from sjd2.demo.checker import check
+        >>> from sjd2.demo.scenes import render, sample_scene
+        >>> model, processor = sjd2.demo.load()
+        >>> scene = sample_scene(3, "train")
+        >>> check(render(scene), scene.caption).passed
+        True
     """
     import torch
     from transformers import JanusForConditionalGeneration, JanusProcessor

@@ -134,7 +134,7 @@ class Measurement:
         preset = self.plan.methods[unit.setting.method]
         companions = {kind: getattr(self.companions, kind) for kind in preset.companions}
         inputs = self.pipeline.inputs(unit.captions)
-        told = {
+        key = {
             **self._of_model,
             "companions": {kind: fingerprint(one) for kind, one in companions.items()},
             "config": asdict(self.plan.method(unit.setting, self.companions).config),
@@ -147,7 +147,7 @@ class Measurement:
             "first": unit.first,
             "seed": unit.seed,
         }
-        text = json.dumps(told, sort_keys=True)
+        text = json.dumps(key, sort_keys=True)
         return hashlib.sha256(text.encode()).hexdigest()[:32]
 
 

@@ -58,7 +58,7 @@ class CorrectorSettings(TrainingSettings):
 
     def decoding(self) -> DecodingConfig:
         """How the model draws with what it learned."""
-        # The eager twin keeps every law as log-probabilities, which are learned from.
+        # The eager twin keeps every draft distribution as log-probabilities: the training targets.
         return DecodingConfig(
             method="sjd", window=self.window, corrector_passes=self.passes, backend="eager"
         )
@@ -193,7 +193,7 @@ def _choose(
 
 
 class MoveObjective(nn.Module):
-    """How far corrected laws are from what the next forward says: a module that gives the loss.
+    """The distance of corrected distributions from those of the next forward, as a loss.
 
     Args:
         family: the frozen model.

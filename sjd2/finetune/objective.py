@@ -1,9 +1,9 @@
 """What is learned: to predict from noisy inputs what the model would predict from clean ones.
 
-`WindowObjective` trains a gated adapter on windows met while decoding, towards the model's own law
-behind the true tokens, which is what acceptance compares drafts with. `NextCleanToken` is the
-paradigm of the paper: pictures under noise that rises and falls, and the cross entropy to the clean
-next token at every position.
+`WindowObjective` trains a gated adapter on windows met while decoding, towards the model's own
+distribution behind the true tokens, which is what acceptance compares drafts with. `NextCleanToken`
+is the paradigm of the paper: pictures under noise that rises and falls, and the cross entropy to
+the clean next token at every position.
 """
 
 from __future__ import annotations

@@ -2,7 +2,7 @@
 
 A row of the batch is [prompt | picture | window | window | ...]. A window sees the prompt, the part
 of the picture in front of it, and itself; the picture sees no window. So the clean positions give
-the law that every window should have predicted, and the prefixes of all windows are computed once.
+the distribution that every window should have predicted, and prefixes are computed once for all.
 """
 
 from __future__ import annotations
@@ -68,8 +68,8 @@ def packed_log_probs(
     images, length = tokens.shape
     copies = len(prompt.lengths) // images
     width = windows.timestep.shape[2]
-    told = windows.drafts + adapter.time_embedding(windows.timestep)
-    drafts = torch.where(windows.timestep.unsqueeze(-1) > 0, told, windows.drafts)
+    timed = windows.drafts + adapter.time_embedding(windows.timestep)
+    drafts = torch.where(windows.timestep.unsqueeze(-1) > 0, timed, windows.drafts)
     # The last token is fed nowhere: nothing follows it.
     picture = family.embedding_table()[tokens[:, :-1]]
     behind = torch.cat((picture, drafts.flatten(1, 2).to(picture.dtype)), dim=1)
@@ -86,7 +86,7 @@ def packed_log_probs(
 
     clean, guessed = hidden[:, first : first + length - 1], hidden[:, first + length - 1 :]
     with torch.no_grad():
-        # Entry c is the law of column c + 1, and a slot of column c predicts that one too.
+        # Entry c is the distribution of column c + 1, and a slot of column c predicts that one too.
         truth = guide(family.logits(clean), guidance_scale).log_softmax(dim=-1)
         column = windows.start.unsqueeze(-1) + torch.arange(width, device=tokens.device)
         rows = torch.arange(images, device=tokens.device)[:, None, None]

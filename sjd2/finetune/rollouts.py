@@ -25,7 +25,7 @@ Inputs = dict[str, Tensor]  # what `generate` takes, one row of it
 
 
 class Rollouts(IterableDataset[dict[str, Any]]):
-    """An endless stream of batches: prompts, pictures drawn from them, windows met on the way.
+    """An endless stream of batches: prompts, pictures drawn from them, windows fed on the way.
 
     Args:
         family: the model that draws.
@@ -68,12 +68,12 @@ class Rollouts(IterableDataset[dict[str, Any]]):
             round_, again = divmod(number, self.reuse)
             if drawn is None or again == 0:
                 drawn = self._draw(round_)
-            inputs, tokens, met = drawn
+            inputs, tokens, fed = drawn
             generator = keyed_generator(self.seed, "windows", self.rank, number)
-            yield {"inputs": inputs, "tokens": tokens, "windows": self._choose(met, generator)}
+            yield {"inputs": inputs, "tokens": tokens, "windows": self._choose(fed, generator)}
             number += 1
 
-    def _draw(self, number: int) -> tuple[Inputs, Tensor, list[list[_Met]]]:
+    def _draw(self, number: int) -> tuple[Inputs, Tensor, list[list[_FedWindow]]]:
         """Draw a batch of captions; the windows of each picture in the order they were fed."""
         generator = keyed_generator(self.seed, "captions", self.rank, number)
         total, wanted = len(next(iter(self.inputs.values()))), self.batch
@@ -81,7 +81,7 @@ class Rollouts(IterableDataset[dict[str, Any]]):
         seeds = torch.randint(2**62, (wanted,), generator=generator).tolist()
         inputs = {name: tensor[rows] for name, tensor in self.inputs.items()}
         request = drawing_request(self.family, inputs, self.sampling)
-        met: list[list[_Met]] = [[] for _ in range(wanted)]
+        fed: list[list[_FedWindow]] = [[] for _ in range(wanted)]
 
         def watch(iteration: Iteration) -> None:
             state, noise = iteration.state, iteration.state.drafts
@@ -89,40 +89,41 @@ class Rollouts(IterableDataset[dict[str, Any]]):
             for at, row in enumerate(state.rows.tolist()):
                 # The last draft is fed in no slot, and behind the last token nothing is predicted.
                 start = int(state.position[at])
-                fed = min(state.width - 1, request.geometry.length - 1 - start)
-                if fed > 0:
-                    met[row].append(
-                        _Met(start, noise.embeddings[at, :fed], noise.timestep[at, :fed])
+                count = min(state.width - 1, request.geometry.length - 1 - start)
+                if count > 0:
+                    slots = (at, slice(count))
+                    fed[row].append(
+                        _FedWindow(start, noise.embeddings[slots], noise.timestep[slots])
                     )
 
         method = resolve(self.config, Companions(adapter=self.adapter))
         tokens, _ = decode(self.family, request, method, seeds, [OnIteration(watch)])
-        return inputs, tokens, met
+        return inputs, tokens, fed
 
-    def _choose(self, met: Sequence[Sequence[_Met]], generator: torch.Generator) -> Windows:
+    def _choose(self, fed: Sequence[Sequence[_FedWindow]], generator: torch.Generator) -> Windows:
         """`windows` of each picture, at random."""
         count = self.windows
         chosen = [
             [some[int(i)] for i in torch.randint(len(some), (count,), generator=generator)]
-            for some in met
+            for some in fed
         ]
         width = max(len(one.timestep) for some in chosen for one in some)
         like = chosen[0][0].drafts
-        drafts = like.new_zeros(len(met), count, width, like.shape[-1])
-        timestep = torch.zeros(len(met), count, width, device=like.device)
+        drafts = like.new_zeros(len(fed), count, width, like.shape[-1])
+        timestep = torch.zeros(len(fed), count, width, device=like.device)
         valid = torch.zeros_like(timestep, dtype=torch.bool)
-        start = torch.zeros(len(met), count, dtype=torch.int64, device=like.device)
+        start = torch.zeros(len(fed), count, dtype=torch.int64, device=like.device)
         for row, some in enumerate(chosen):
             for at, one in enumerate(some):
-                fed = len(one.timestep)
+                end = len(one.timestep)
                 start[row, at] = one.start
-                drafts[row, at, :fed], timestep[row, at, :fed] = one.drafts, one.timestep
-                valid[row, at, :fed] = True
+                drafts[row, at, :end], timestep[row, at, :end] = one.drafts, one.timestep
+                valid[row, at, :end] = True
         return Windows(start, drafts, timestep, valid)
 
 
 @dataclass(frozen=True)
-class _Met:
+class _FedWindow:
     """A window as it was fed."""
 
     start: int

@@ -1,4 +1,4 @@
-"""What every training is told: how long, how fast, on how much."""
+"""Settings that every training shares: steps, learning rate, amount of data."""
 
 from __future__ import annotations
 

@@ -51,6 +51,14 @@ def register_family(
 
     Raises:
         TypeError: the first is no class, or one of the others cannot be called.
+
+    Example: a class of one's own that draws as Emu3 does.
+
+        >>> import sjd2
+        >>> from transformers import Emu3ForConditionalGeneration
+        >>> from sjd2.models.emu3 import Emu3
+        >>> class MyModel(Emu3ForConditionalGeneration): ...
+        >>> sjd2.register_family(MyModel, Emu3)
     """
     if not isinstance(model_class, type) or not callable(family):
         raise TypeError("register_family: takes a class of models, and what makes its family")

@@ -104,8 +104,8 @@ class Chameleon(DecoderOnly):
         if image_sizes is not None and one_size(image_sizes) != (layout.height, layout.width):
             raise ValueError(
                 f"image_sizes: {one_size(image_sizes)} tokens, but the prompt asks for "
-                f"{(layout.height, layout.width)}; Lumina-mGPT is told by two size tokens behind "
-                "the image-start token"
+                f"{(layout.height, layout.width)}; Lumina-mGPT reads it from two size tokens "
+                "behind the image-start token"
             )
         return layout
 

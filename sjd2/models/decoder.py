@@ -28,7 +28,7 @@ from sjd2.calls.arguments import (
 )
 from sjd2.calls.checks import check_room, checked_ids, checked_sampling, unpadded
 from sjd2.calls.lockstep import Lockstep
-from sjd2.calls.processors import InVocabulary, Steps, taken_apart
+from sjd2.calls.processors import Steps, WholeVocabulary, split_processors
 from sjd2.models.backbone import check_attention, run_backbone
 from sjd2.models.head import ImageHead
 from sjd2.models.layout import Layout, one_size
@@ -259,7 +259,7 @@ class DecoderOnly:
         input_ids, mask = checked_ids(input_ids, attention_mask, self.model.device, self.vocabulary)
         layout = self._checked_layout(input_ids, image_sizes)
         check_limit("max_new_tokens", generation_config.max_new_tokens, layout.length)
-        steps = taken_apart(logits_processor)
+        steps = split_processors(logits_processor)
         geometry = self.geometry_of(layout)
         sampling = checked_sampling(
             do_sample=bool(generation_config.do_sample),
@@ -321,7 +321,7 @@ class DecoderOnly:
         if not steps.others:
             return ()
         return (
-            InVocabulary(
+            WholeVocabulary(
                 steps.others,
                 ids=self.ids,
                 codes=len(self.image_ids),

@@ -57,10 +57,11 @@ def decode(
     watching = [account, *_own_watchers(model, request, method), *watchers]
     with method.begun(model, request, seeds) as state:
         redraft = method.redrafting(state)
-        prefill(model, state)
+        hidden = prefill(model, state)
         while state.drawing:
             slots = state.feed()  # 1
-            hidden = forward(model, slots.embeddings, state)
+            if state.iteration > 1 or hidden is None:
+                hidden = forward(model, slots.embeddings, state)
             raw = model.logits(hidden)
             logits = process(raw, state, request)
             verdict = method.rule(logits, state, slots)  # 2 to 4
@@ -85,13 +86,23 @@ def _own_watchers(model: ImageModel, request: Request, method: Method) -> list[W
     return watchers
 
 
-def prefill(model: ImageModel, state: DecodingState) -> None:
-    """Cache the prompts but for their last token, which the first window's slot 0 feeds."""
-    prompt = state.prompt
-    width = prompt.embeddings.shape[1] - 1
-    if width:
-        forward(model, prompt.embeddings[:, :width], state)
-        state.cache.advance(prompt.lengths - 1)
+def prefill(model: ImageModel, state: DecodingState) -> Tensor | None:
+    """Cache the prompts. Slot 0 of the first window is a prompt's last token.
+
+    Returns:
+        Where that slot is the whole first window, this forward is the first already: its hidden
+        states [R, 1, D]. None where the window has drafts, and is still to be fed.
+    """
+    prompt, ends = state.prompt, state.prompt.lengths - 1
+    width = prompt.embeddings.shape[1] - (state.width > 1)
+    if not width:
+        return None
+    hidden = forward(model, prompt.embeddings[:, :width], state)
+    state.cache.advance(ends)
+    if state.width > 1:
+        state.prefill_passes += 1
+        return None
+    return hidden[torch.arange(len(ends), device=ends.device), ends].unsqueeze(1)
 
 
 def forward(model: ImageModel, slots: Tensor, state: DecodingState) -> Tensor:

@@ -1,7 +1,23 @@
 """A method as a value: settings and companions, resolved once into what the loop plugs in.
 
-To decode differently, replace a part: `dataclasses.replace(method, rule=...)`. The loop asks for
-nothing else (see `bench/peers/`, which brings the rules of published decoders).
+To decode differently, replace a part; the loop asks for nothing else. `bench/peers/` brings the
+rules of published decoders this way. Here, one that keeps a record:
+
+>>> from dataclasses import replace
+>>> import sjd2
+>>> from sjd2.patching import install
+>>> from sjd2.sampler.method import resolve, verify
+>>> lengths = []
+>>> def recorded(logits, state, slots):
+...     verdict = verify(logits, state, slots)
+...     lengths.append(verdict.accept_length.tolist())
+...     return verdict
+>>> model, processor = sjd2.demo.load()
+>>> model = install(model, replace(resolve(sjd2.DecodingConfig()), rule=recorded))
+>>> inputs = processor(text=["a red ring"], generation_mode="image", return_tensors="pt")
+>>> tokens = model.generate(**inputs, generation_mode="image")
+>>> sum(length for (length,) in lengths) == tokens.shape[1]
+True
 """
 
 from __future__ import annotations

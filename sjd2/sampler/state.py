@@ -34,6 +34,7 @@ class DecodingState:
         drafts: what the slots are fed; tokens, unless a method sets another source.
         complete: tokens that every picture has, as far as the host knows.
         committed: tokens of all pictures, as far as the host knows.
+        prefill_passes: forwards that only cached the prompts.
     """
 
     def __init__(
@@ -67,7 +68,7 @@ class DecodingState:
         self.cache = WindowCache(self.copies * images, room + cached, device)
         if prompt.past:
             self.cache.fill(prompt.past)
-        self.iteration = 1
+        self.iteration, self.prefill_passes = 1, 0
         self.complete = self.committed = 0
         self.drafts: Drafts = TokenDrafts()
 
@@ -78,7 +79,7 @@ class DecodingState:
 
     @property
     def drawing(self) -> bool:
-        """Whether any picture is unfinished, as far as the host has been told."""
+        """Whether any picture is unfinished, as far as the host knows."""
         return self.rows.numel() > 0
 
     @property
@@ -88,7 +89,7 @@ class DecodingState:
 
     @property
     def place(self) -> dict[str, Any]:
-        """Where the window stands, as the operations are told."""
+        """The window's place in the picture, as keyword arguments of the operations."""
         return {
             "seed": self.seed,
             "position": self.position,

@@ -26,7 +26,8 @@ class DecodingStats:
         tokens: image tokens committed, over all pictures.
         forward_passes: per image, the window forwards (NFE) until its last token was committed.
         total_forward_passes: forwards of the batch.
-        prefill_passes: forwards that only cached the prompts; not counted as `forward_passes`.
+        prefill_passes: forwards that only cached the prompts; not counted as `forward_passes`. 0
+            where the forward of the prompts is the first, as in stock `generate`.
         accepted: drafts kept, over all pictures.
         recovered: tokens drawn after the last kept draft, over all pictures.
         accept_lengths: per image, the tokens committed by each of its forwards.
@@ -134,7 +135,7 @@ class Account:
             tokens=tokens,
             forward_passes=tuple(map(len, lengths)),
             total_forward_passes=self.iterations,
-            prefill_passes=int(state.prompt.embeddings.shape[1] > 1),
+            prefill_passes=state.prefill_passes,
             accepted=accepted,
             recovered=tokens - accepted,
             accept_lengths=tuple(map(tuple, lengths)),

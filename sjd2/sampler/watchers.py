@@ -84,7 +84,7 @@ class Follower:
     """Tells `generate`'s own loop of the tokens that all pictures have, and of their scores.
 
     Args:
-        request: what is followed: its `follow` is told, its `outputs` are kept.
+        request: what is followed: its `follow` is called, its `outputs` are kept.
         vocab_size: image tokens, V.
     """
 

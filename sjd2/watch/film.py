@@ -144,5 +144,5 @@ def _draw_bars(
         pen.rectangle((box[0], box[1], max(box[0], box[2]), box[3]), ACCENT)
     pen.line((x, y + height, x + width, y + height), TRACK)
     mean = trace.committed_at.size / trace.forwards
-    told = f"accept length over time: {mean:.1f} tokens per forward, {most} at most"
-    pen.text((x, y + height + 6), told, GREY, font(12))
+    text = f"accept length over time: {mean:.1f} tokens per forward, {most} at most"
+    pen.text((x, y + height + 6), text, GREY, font(12))

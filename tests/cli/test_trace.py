@@ -32,7 +32,7 @@ def test_a_trace_says_when_every_token_was_accepted(run, tmp_path):
 
 def test_a_png_is_the_last_frame(run):
     """Kills: the first frame, and a GIF under another name."""
-    status, out, _ = run("trace", RING, "--method", "maximal", "--window", "8", "--out", "a.png")
+    status, out, _ = run("trace", RING, "--methods", "maximal", "--window", "8", "--out", "a.png")
     assert status == 0
     assert out.splitlines()[-1] == "a.png"
     assert out.splitlines()[2].split()[:3] == ["ar", str(LENGTH), "1.00x"]
@@ -46,7 +46,9 @@ def test_a_png_is_the_last_frame(run):
     [
         ([RING, "--out", "a.jpg"], "traces end in .gif or .png"),
         ([RING, DISCS], "unrecognized arguments"),
-        ([RING, "--method", "ar"], "invalid choice: 'ar'"),
+        ([RING, "--methods", "ar"], "'ar': a race is between two methods"),
+        ([RING, "--methods", "ar,gumbel,maximal"], "a race is between two methods"),
+        ([RING, "--methods", "gumble"], "did you mean 'gumbel'?"),
         ([RING, "--window", "1"], "'1': must be auto or an integer of at least 2"),
     ],
 )
@@ -61,4 +63,4 @@ def test_a_bad_request_is_refused_before_a_model_is_loaded(
 
 def test_a_method_without_its_adapter_is_refused(run):
     """Kills: racing with another method than was asked for."""
-    assert one_line(run("trace", RING, "--method", "sjd2"), "the model has no adapter")
+    assert one_line(run("trace", RING, "--methods", "sjd2"), "the model has no adapter")

@@ -166,7 +166,7 @@ def test_chameleon_takes_sizes_of_one_kind() -> None:
     other = [*sized[:-1], CHAMELEON_SIZE + 2]
     with pytest.raises(ValueError, match="one size"):
         model.generate(torch.tensor([sized, other]))
-    with pytest.raises(ValueError, match="Lumina-mGPT is told by two size tokens"):
+    with pytest.raises(ValueError, match="Lumina-mGPT reads it from two size tokens"):
         model.generate(torch.tensor([plain]), image_sizes=[[6, 6]])
 
 

@@ -19,7 +19,7 @@ def test_the_account_adds_up(janus: Any, options: dict[str, Any]) -> None:
     stats = sjd2.decoding_stats(janus)
     assert stats.images == 3
     assert stats.tokens == 3 * LENGTH == stats.accepted + stats.recovered
-    assert stats.prefill_passes == 1
+    assert stats.prefill_passes == 0
     assert [sum(lengths) for lengths in stats.accept_lengths] == [LENGTH] * 3
     assert stats.forward_passes == tuple(map(len, stats.accept_lengths))
     assert stats.total_forward_passes == max(stats.forward_passes)
@@ -28,6 +28,22 @@ def test_the_account_adds_up(janus: Any, options: dict[str, Any]) -> None:
     assert stats.committed_at is not None
     for lengths, when in zip(stats.accept_lengths, stats.committed_at, strict=True):
         assert [when.count(forward + 1) for forward in range(len(lengths))] == list(lengths)
+
+
+@pytest.mark.parametrize(
+    ("settings", "prefills"),
+    [({"method": "ar"}, 0), ({"window": 8}, 0), ({"window": 8, "start": "uniform"}, 1)],
+)
+def test_every_forward_is_counted(janus: Any, settings: dict[str, Any], prefills: int) -> None:
+    """Kills: a forward of the prompts beside those that are counted, or made twice."""
+    forwards = []
+    layer = janus.model.language_model.layers[0]
+    handle = layer.register_forward_hook(lambda *_: forwards.append(1))
+    draw(sjd2.accelerate(janus, **settings))
+    handle.remove()
+    stats = sjd2.decoding_stats(janus)
+    assert stats.prefill_passes == prefills
+    assert len(forwards) == stats.total_forward_passes + prefills
 
 
 def test_token_by_token_is_the_unit(janus: Any) -> None:
