@@ -11,7 +11,7 @@ import pytest
 import torch
 
 from bench.harness import DEVICE, bytes_of, implementations, record, skip_without
-from sjd2.kernels import Rules, Shifts, Window, triton, eager
+from sjd2.kernels import Rules, Shifts, Window, eager, triton
 
 RULES = Rules(guidance_scale=3.0)
 RANK, LENGTH = 192, 1024

@@ -11,7 +11,7 @@ import pytest
 import torch
 
 from bench.harness import DEVICE, bytes_of, implementations, record, skip_without
-from sjd2.kernels import triton, eager
+from sjd2.kernels import eager, triton
 
 SHAPES = [(2048, 32, 1), (2048, 96, 16), (4096, 32, 1), (4096, 96, 1), (4096, 96, 16)]
 EMBED = implementations(eager.noisy_embed, triton.noisy_embed)

@@ -14,7 +14,7 @@ import pytest
 import torch
 
 from bench.harness import DEVICE, bytes_of, implementations, record, skip_without
-from sjd2.kernels import Rules, Verdict, Window, triton, eager
+from sjd2.kernels import Rules, Verdict, Window, eager, triton
 
 RULES = Rules(guidance_scale=3.0, top_k=2000)
 JANUS, CHAMELEON, EMU3 = 16384, 8192, 32768

@@ -22,9 +22,9 @@ from sjd2.sampler.state import DecodingState
 def sjd(logits: Tensor, state: DecodingState, slots: Slots) -> Verdict:
     """SJD: all that was not accepted is drawn again; random tokens enter, known for certain.
 
-    The release gives a token that enters the law "this token": it is accepted with p(x), and
-    recovered from p without x. At batch 1 that is exact; the release cuts larger batches to their
-    slowest row, which is not, and not done here.
+    The release gives a token that enters the distribution "this token": it is accepted with p(x),
+    and recovered from p without x. At batch 1 that is exact; the release cuts larger batches to
+    their slowest row, which is not, and not done here.
 
     Source: Teng et al., arXiv 2410.01699.
     """
@@ -120,7 +120,7 @@ def _decided(
 
 
 def _certain(window: Window) -> Window:
-    """Random drafts with the law of a token that is known for certain."""
+    """Random drafts with the distribution of a token that is known for certain."""
     is_random = window.kinds == DraftKind.UNIFORM
     return window._replace(kinds=window.kinds.masked_fill(is_random, int(DraftKind.ONEHOT)))
 

@@ -29,27 +29,27 @@ CORRECTIONS = 2**20
 class DraftKind(IntEnum):
     """Where a column's draft came from, that is: which draft distribution `q` it has."""
 
-    FULL = 0  # drawn from a stored law, `Window.law`
+    FULL = 0  # drawn from a stored distribution, `Window.draft_logits`
     UNIFORM = 1  # drawn uniformly from the vocabulary
-    ONEHOT = 2  # a token of unknown law: copied, or forced by the grammar
+    ONEHOT = 2  # copied, or forced by the grammar: all of `q` is on that token
 
 
 class Window(NamedTuple):
-    """The drafts of a batch of windows and the laws they were drawn from.
+    """The drafts of a batch of windows and the distributions that they were drawn from.
 
-    A law is last iteration's target, kept where it was computed: column `j` of row `b` finds its
-    law at `law[b, j + offset[b]]`, so sliding a window moves no distribution; the columns that
-    entered share the last one there is. The eager twins keep log-probabilities; the Triton kernels
-    keep that forward's logits as they came from the model, guidance rows included, and beside them
-    in `draft_stats` what makes a law of logits.
+    A draft distribution is last iteration's target, kept where it was computed: column `j` of row
+    `b` finds its own at `draft_logits[b, j + offset[b]]`, so sliding a window moves no
+    distribution; the columns that entered share the last one there is. The eager twins keep
+    log-probabilities; the Triton kernels keep that forward's logits as they came from the model,
+    guidance rows included, and in `draft_stats` the numbers that turn them into log-probabilities.
     """
 
     slots: Tensor  # int64 [B, W + 1]: the last committed token, then the draft of every column
     kinds: Tensor  # uint8 [B, W], DraftKind of the drafts
-    law: Tensor  # float [B or 2 B, W', V]; read where the kind is FULL only
+    draft_logits: Tensor  # float [B or 2 B, W', V]; read where the kind is FULL only
     offset: Tensor  # int64 [B]
-    draft_stats: Tensor | None = None  # float32 [B, W', 3]; None where `law` is log-probabilities
-    is_corrected: bool = False  # whether guidance and temperature are in those logits already
+    draft_stats: Tensor | None = None  # float32 [B, W', 3]; None beside log-probabilities
+    is_processed: bool = False  # whether guidance and temperature are in `draft_logits` already
 
     @property
     def tokens(self) -> Tensor:
@@ -83,31 +83,31 @@ class Window(NamedTuple):
 
     @staticmethod
     def join(first_slot: Tensor, columns: list[Window]) -> Window:
-        """One window of single columns, each with a law of its own, [B, 1, V]."""
+        """One window of single columns, each with a distribution of its own, [B, 1, V]."""
         stats = [column.draft_stats for column in columns if column.draft_stats is not None]
         return columns[0]._replace(
             slots=torch.cat((first_slot, *(column.tokens for column in columns)), dim=1),
             kinds=torch.cat([column.kinds for column in columns], dim=1),
-            law=torch.cat([column.draft_logits for column in columns], dim=1),
+            draft_logits=torch.cat([column.draft_logits for column in columns], dim=1),
             draft_stats=torch.cat(stats, dim=1) if stats else None,
         )
 
     def keep_rows(self, rows: Tensor) -> Window:
-        """The given rows, int64 [B'], of every tensor; of `law` with their guidance rows."""
+        """The given rows, int64 [B'], of every tensor; guidance rows go with their own."""
         copies = len(self.draft_logits) // len(self.slots)
-        law_rows = torch.cat([rows + copy * len(self.slots) for copy in range(copies)])
+        all_rows = torch.cat([rows + copy * len(self.slots) for copy in range(copies)])
         stats = None if self.draft_stats is None else self.draft_stats[rows]
         return self._replace(
             slots=self.slots[rows],
             kinds=self.kinds[rows],
-            law=self.draft_logits[law_rows],
+            draft_logits=self.draft_logits[all_rows],
             offset=self.offset[rows],
             draft_stats=stats,
         )
 
 
 class Shifts(NamedTuple):
-    """The weights of a corrector: how neighbours shift the law of a column."""
+    """The weights of a corrector: how neighbours shift the distribution of a column."""
 
     features: Tensor  # float32 [O * (V + 1), r]: of every offset, rows of all tokens and of none
     offsets: Tensor  # int64 [O], how far back in the picture the neighbours are
@@ -127,8 +127,9 @@ class Rules:
         verify: "ratio" (accept with `min(1, p / q)`), "gumbel" (noise fixed per seed, position and
             token: the draw of token-by-token decoding) or "greedy".
         coupling: what becomes of unaccepted drafts under "ratio": "maximal" or "independent".
-        start: the draft of a column that enters the window: drawn from the law of the window's
-            last column ("neighbour"), drawn uniformly, or a copy of the last token ("repeat").
+        start: the draft of a column that enters the window: drawn from the distribution of the
+            window's last column ("neighbour"), drawn uniformly, or a copy of the last token
+            ("repeat").
     """
 
     guidance_scale: float = 1.0

@@ -69,13 +69,9 @@ class WindowCache(Cache):
         kv_append(keys, values, key_states, value_states, self.lengths.to(keys.device))
         return keys[:, :, : self._extent], values[:, :, : self._extent]
 
-    def advance(self, accept_length: Tensor) -> None:
-        """Keep the first `accept_length` [R] entries of the window just written."""
+    def truncate(self, accept_length: Tensor) -> None:
+        """Keep the first entries of the window just written: int64 [R], or [B] for all copies."""
         kv_truncate(self.lengths, accept_length)
-        self.close_window()
-
-    def close_window(self) -> None:
-        """Note that `lengths` have been moved behind what is kept of the window just written."""
         self._longest = self._extent
 
     def measure(self, longest: int) -> None:

@@ -98,7 +98,7 @@ def prefill(model: ImageModel, state: DecodingState) -> Tensor | None:
     if not width:
         return None
     hidden = forward(model, prompt.embeddings[:, :width], state)
-    state.cache.advance(ends)
+    state.cache.truncate(ends)
     if state.width > 1:
         state.prefill_passes += 1
         return None

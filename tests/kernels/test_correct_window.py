@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib
 from dataclasses import replace
 from itertools import pairwise
 from typing import Any
@@ -14,8 +13,8 @@ from torch import Tensor
 from sjd2.kernels import Rules, Shifts, Window, eager
 from tests.kernels.test_triton_parity import device, random_logits
 
-triton = pytest.importorskip("triton")
-from sjd2.kernels import triton  # noqa: E402
+pytest.importorskip("triton")
+from sjd2.kernels import triton
 
 __all__ = ["device"]
 
@@ -80,16 +79,16 @@ def corrections(
 
 
 def agree(*shape: int, where: str, rules: Rules, **options: Any) -> None:
-    """Tokens and kinds of kernels and twins are equal, and so are the laws they leave."""
+    """Tokens and kinds of kernels and twins are equal, and so are the distributions they leave."""
     expected = corrections(eager, *shape, where, rules, **options)
     found = corrections(triton, *shape, where, rules, **options)
     assert any(not torch.equal(one.tokens, other.tokens) for one, other in pairwise(expected))
     for ours, theirs in zip(found, expected, strict=True):
         for name in ("slots", "kinds", "offset"):
             assert torch.equal(getattr(ours, name), getattr(theirs, name)), name
-        law = ours.draft_logits - torch.logsumexp(ours.draft_logits, dim=-1, keepdim=True)
+        target = ours.draft_logits - torch.logsumexp(ours.draft_logits, dim=-1, keepdim=True)
         free = theirs.kinds == 0
-        torch.testing.assert_close(law[free], theirs.draft_logits[free], rtol=2e-5, atol=2e-5)
+        torch.testing.assert_close(target[free], theirs.draft_logits[free], rtol=2e-5, atol=2e-5)
 
 
 @pytest.mark.parametrize("shape", [(17, 4, 2), (2, 3, 1), (257, 18, 2)], ids=str)
@@ -113,7 +112,7 @@ def test_corrections_are_those_of_the_twin(
     ],
     ids=str,
 )
-def test_corrections_start_from_the_law_of_the_forward(
+def test_corrections_start_from_the_distribution_of_the_forward(
     changes: dict[str, Any], device: str
 ) -> None:
     """Kills: guidance or temperature left out, or applied to what has been corrected already."""
@@ -125,15 +124,15 @@ def test_corrections_of_a_shortlist_are_those_of_the_twin(device: str) -> None:
     agree(257, 4, 2, where=device, rules=Rules(top_k=2, top_p=0.99))
 
 
-def test_a_shortlist_corrects_the_same_laws(monkeypatch: pytest.MonkeyPatch) -> None:
-    """What a small top-k leaves is listed; the laws are those of the product with all weights.
+def test_a_shortlist_corrects_the_same_distribution(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What a small top-k leaves is listed; the distributions are those of the product with all
+    weights.
 
     Kills: a list of another image or column; what top-k has cut off brought back.
     """
-    twin = importlib.import_module("sjd2.kernels.correct_window.eager")
     for rules in (Rules(top_k=3), Rules(top_k=3, verify="gumbel", guidance_scale=2.0)):
         listed = corrections(eager, 400, 5, 3, "cpu", rules, grammar={1: 3, 4: 399})
-        monkeypatch.setattr(twin, "_SHORTLIST", 0)
+        monkeypatch.setattr("sjd2.kernels.correct_window.cpu._SHORTLIST", 0)
         multiplied = corrections(eager, 400, 5, 3, "cpu", rules, grammar={1: 3, 4: 399})
         monkeypatch.undo()
         for ours, theirs in zip(listed, multiplied, strict=True):

@@ -54,12 +54,12 @@ def test_triton_draws_what_its_twins_draw(options: dict[str, Any]) -> None:
 
 
 @interpreted
-def test_pictures_drawn_by_triton_follow_the_target_law() -> None:
+def test_pictures_drawn_by_triton_follow_the_target_distribution() -> None:
     """Kills: kernels and twins wrong in the same way where the twins are never sampled."""
     model = TableModel(length=2)
     tokens, _ = draw(DecodingConfig(window=2, backend="triton"), range(120), model)
-    law = model.picture_law(PROMPT, GUIDED)
-    statistic, degrees = chi_square(tokens, law, model.vocab_size)
+    target = model.picture_probabilities(PROMPT, GUIDED)
+    statistic, degrees = chi_square(tokens, target, model.vocab_size)
     assert statistic < threshold(degrees)
 
 
@@ -164,7 +164,8 @@ def test_window_state_is_small() -> None:
 
     Kills: a [W, V] tensor in the window.
     """
-    from sjd2.kernels import Rules, triton, first_window
+    from sjd2.kernels import Rules, first_window
+    from sjd2.kernels import triton as kernels
 
     if not triton.knobs.runtime.interpret:
         pytest.skip("Triton is not interpreted here")
@@ -172,7 +173,7 @@ def test_window_state_is_small() -> None:
     window = first_window(seed, 96, 16)
     logits = torch.zeros(1, 96, 16)
     at = {"seed": seed, "position": seed, "iteration": 1, "length": 200}
-    after = triton.verify_window(logits, window, Rules(), **at).window
+    after = kernels.verify_window(logits, window, Rules(), **at).window
     assert after.draft_logits.data_ptr() == logits.data_ptr()
     kept = [after.slots, after.kinds, after.offset, after.draft_stats]
     assert sum(tensor.numel() * tensor.element_size() for tensor in kept) <= 8192

@@ -1,4 +1,4 @@
-"""`commit_window`: tokens go into their pictures, and every row moves on at its own pace."""
+"""`commit_window`: tokens go into their pictures, each of which moves on at its own pace."""
 
 from __future__ import annotations
 
@@ -8,10 +8,8 @@ from sjd2.kernels._dispatch import implementation
 from sjd2.kernels.types import Verdict
 
 
-def commit_window(
-    verdict: Verdict, rows: Tensor, pictures: Tensor, position: Tensor, lengths: Tensor
-) -> None:
-    """Write the columns of a window into the pictures and move positions and lengths, in place.
+def commit_window(verdict: Verdict, rows: Tensor, pictures: Tensor, position: Tensor) -> None:
+    """Write the columns of a window into the pictures and move the positions, in place.
 
     All columns are written, for the next window overwrites those that are not committed.
 
@@ -20,9 +18,8 @@ def commit_window(
         rows: int64 [B], where in `pictures` each row of the verdict belongs.
         pictures: int64 [images, N + W], room for a picture of N tokens and a window behind it.
         position: int64 [B], picture position of column 0; moved by the accept length.
-        lengths: int64 [B] or [2 B], entries of the KV cache by row; moved by the accept length.
 
     Sync: none.
     Reference: `kernels/commit_window/eager.py`.
     """
-    implementation(pictures.device).commit_window(verdict, rows, pictures, position, lengths)
+    implementation(pictures.device).commit_window(verdict, rows, pictures, position)

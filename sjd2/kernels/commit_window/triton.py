@@ -1,4 +1,4 @@
-"""`commit_window`: tokens into pictures, positions and lengths on, in one launch."""
+"""`commit_window`: tokens into pictures and positions on, in one launch."""
 
 import torch
 import triton
@@ -15,14 +15,12 @@ def commit_kernel(
     rows,
     pictures,
     position,
-    lengths,
     picture_row,
     width,
-    copies,
     COLUMNS: tl.constexpr,
 ):
-    """One row of the batch; guidance rows are the same images again, behind all of them."""
-    image, images = tl.program_id(0).to(tl.int64), tl.num_programs(0)
+    """One picture of the batch."""
+    image = tl.program_id(0).to(tl.int64)
     columns = tl.arange(0, COLUMNS)
     inside = columns < width
     at = tl.load(position + image)
@@ -31,31 +29,21 @@ def commit_kernel(
     picture = pictures + tl.load(rows + image) * picture_row + at
     tl.store(picture + columns, new, mask=inside)
     tl.store(position + image, at + committed)
-    for copy in range(copies):
-        length = lengths + copy * images + image
-        tl.store(length, tl.load(length) + committed)
 
 
-@torch.library.custom_op("sjd2::commit_window", mutates_args=("pictures", "position", "lengths"))
+@torch.library.custom_op("sjd2::commit_window", mutates_args=("pictures", "position"))
 def _commit_window(
-    tokens: Tensor,
-    accept_length: Tensor,
-    rows: Tensor,
-    pictures: Tensor,
-    position: Tensor,
-    lengths: Tensor,
+    tokens: Tensor, accept_length: Tensor, rows: Tensor, pictures: Tensor, position: Tensor
 ) -> None:
     images, width = tokens.shape
     commit_kernel[(images,)](
-        tokens,
-        accept_length,
-        rows,
-        pictures,
-        position,
-        lengths,
-        pictures.stride(0),
-        width,
-        len(lengths) // images,
+        tokens=tokens,
+        accept_length=accept_length,
+        rows=rows,
+        pictures=pictures,
+        position=position,
+        picture_row=pictures.stride(0),
+        width=width,
         COLUMNS=triton.next_power_of_2(width),
         num_warps=1,
     )
@@ -66,8 +54,6 @@ def _(*args: object) -> None:
     return None
 
 
-def commit_window(
-    verdict: Verdict, rows: Tensor, pictures: Tensor, position: Tensor, lengths: Tensor
-) -> None:
+def commit_window(verdict: Verdict, rows: Tensor, pictures: Tensor, position: Tensor) -> None:
     """Triton path of `sjd2.kernels.commit_window`; see there for the arguments."""
-    _commit_window(verdict.tokens, verdict.accept_length, rows, pictures, position, lengths)
+    _commit_window(verdict.tokens, verdict.accept_length, rows, pictures, position)

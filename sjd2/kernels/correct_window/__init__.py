@@ -1,4 +1,4 @@
-"""`activate_window` and `correct_window`: drafts moved to laws that know their new neighbours."""
+"""`activate_window` and `correct_window`: drafts moved beside their new neighbours."""
 
 from __future__ import annotations
 
@@ -52,15 +52,16 @@ def correct_window(
     correction: int,
     grammar: Tensor | None = None,
 ) -> Window:
-    """Move every free draft to its corrected law, by maximal coupling or with same-seed noise.
+    """Move every free draft to its corrected distribution, by maximal coupling or with same-seed
+    noise.
 
-    With log-probabilities `log p` of the forward that is over, the corrected law of a column is
+    With log-probabilities `log p` of the forward that is over, that of a column is
 
         q' = softmax(log p + (activation beside its neighbours now - seen) @ output^T).
 
     Args:
-        window: B x W drafts, and the laws that they have at present.
-        scored: the window as `verify_window` left it: its laws are `p`, of W' columns.
+        window: B x W drafts, and the distributions that they have at present.
+        scored: the window as `verify_window` left it: its distributions are `p`, of W' columns.
         state: float32 [B, W', r], what the hidden states of that forward add.
         seen: float32 [B, W', r], `activate_window` beside the neighbours that were fed.
         tokens: int64 [B, L], what stands at every picture position, drafts included.
@@ -73,7 +74,7 @@ def correct_window(
         grammar: int64 [length] or None; forced tokens are left where they are.
 
     Returns:
-        The window with new drafts and their laws, [B, W, V].
+        The window with new drafts and their distributions, [B, W, V].
 
     RNG: counter-addressed Philox, the streams of `verify_window` at iterations that it never has.
     Sync: none on a GPU.

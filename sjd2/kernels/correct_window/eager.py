@@ -1,6 +1,6 @@
 """Eager twins of `activate_window` and `correct_window`: read this to understand the kernels.
 
-The drafts of a window have laws `q` already, and each is to get another one, `q'`. That is what
+The drafts of a window have a distribution `q` each, and are to get another, `q'`. That is what
 `verify_window` does to drafts when a forward has given them a new `p`: keep `x ~ q` with
 probability `min(1, q'(x) / q(x))`, else draw from the residual. So the same coupling serves, with
 the same streams; only nothing is committed. In same-seed mode a draft is what the fixed noise picks
@@ -13,20 +13,17 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from sjd2.kernels.correct_window import cpu
+from sjd2.kernels.types import CORRECTIONS, DraftKind, Rules, Shifts, Window
+from sjd2.kernels.verify_window.draws import PhiloxDraws
 from sjd2.kernels.verify_window.eager import (
-    PhiloxDraws,
     couple,
     entries_of,
     force,
     grammar_at,
-    is_host,
     same_seed,
     stored_at,
 )
-from sjd2.kernels.types import CORRECTIONS, DraftKind, Rules, Shifts, Window
-
-# Share of the vocabulary up to which what top-k leaves is listed (docs/ablation.md).
-_SHORTLIST = 1 / 64
 
 
 def activate_window(
@@ -61,13 +58,18 @@ def correct_window(
 ) -> Window:
     """Eager twin of `sjd2.kernels.correct_window`; see there for the arguments."""
     rows, at = torch.arange(len(seed), device=seed.device)[:, None], stored_at(scored)
-    was, state, law = (entries_of(stored, rows, at) for stored in (seen, state, scored.draft_logits))
+    was, state, log_p = (
+        entries_of(stored, rows, at) for stored in (seen, state, scored.draft_logits)
+    )
     now = activate_window(state, tokens, shifts, position=position, grammar=grammar)
-    scores = _shifted(law, now - was, shifts.output, rules.top_k)
+    if cpu.is_short(log_p, rules.top_k):
+        scores = cpu.shift_the_possible(log_p, now - was, shifts.output)
+    else:
+        scores = log_p + (now - was) @ shifts.output.T
     if grammar is not None:
-        # A forced column has no law that could be corrected, nor has what entered beside one.
+        # A forced column has no distribution to be corrected, nor has what entered beside one.
         beside = grammar_at(grammar, position - scored.offset, scored.draft_logits.shape[1])
-        token_ids = torch.arange(law.shape[-1], device=scores.device)
+        token_ids = torch.arange(log_p.shape[-1], device=scores.device)
         stays = torch.where(token_ids == window.tokens.unsqueeze(-1), 0.0, -torch.inf)
         scores = torch.where((beside.gather(1, at) >= 0).unsqueeze(-1), stays, scores)
     log_q = torch.log_softmax(scores, dim=-1)
@@ -81,25 +83,6 @@ def correct_window(
     slots = torch.cat((window.slots[:, :1], drafts), dim=1)
     kinds = torch.full_like(window.kinds, int(DraftKind.FULL))
     return force(Window(slots, kinds, log_q, torch.zeros_like(position)), position, grammar)
-
-
-def _shifted(law: Tensor, change: Tensor, output: Tensor, top_k: int) -> Tensor:
-    """`law + change @ output^T`: laws [B, W, V], changes [B, W, r], weights [V, r].
-
-    A small top-k leaves few tokens of a large vocabulary. They are listed then, and only their
-    weights are gathered; gathering many would take longer than to multiply with all.
-    """
-    vocab = law.shape[-1]
-    if not is_host(law) or not 0 < top_k <= _SHORTLIST * vocab:
-        return law + change @ output.T
-    scores = law.clone()
-    # Image by image, or what is gathered leaves the cache.
-    for flat, changes in zip(scores.view(len(law), -1), change, strict=True):
-        listed = (flat > -torch.inf).nonzero().squeeze(1)
-        column, token = listed // vocab, listed % vocab
-        products = changes.index_select(0, column).mul_(output.index_select(0, token))
-        flat.index_add_(0, listed, products.sum(dim=-1).to(flat.dtype))
-    return scores
 
 
 def activation(state: Tensor, rows: Tensor, features: Tensor) -> Tensor:

@@ -25,24 +25,20 @@ def kv_append(
     implementation(keys.device).kv_append(keys, values, new_keys, new_values, lengths)
 
 
-def kv_truncate(
-    lengths: Tensor, accept_length: Tensor, tails: tuple[Tensor, ...] = (), width: int = 0
-) -> None:
-    """Keep the accepted part of the window just written: a move of the length, in place.
+def kv_truncate(lengths: Tensor, accept_length: Tensor) -> None:
+    """Keep the accepted part of the window just written, in every layer at once, in place.
 
-    Rejected entries stay where they are; the next window overwrites them and no mask shows them.
+    Rejected entries stay where they are: no mask shows what lies behind a row's length, and the
+    next window overwrites it. So truncation costs one small launch, however large the cache is.
 
     Args:
-        lengths: int64 [R], moved by `accept_length`.
-        accept_length: int64 [R], in [0, width].
-        tails: caches [R, H, S, D] whose rejected entries are also set to zero, for caches that read
-            them and for debugging.
-        width: slots that were written; read only for `tails`.
+        lengths: int64 [R], entries of every row that are kept; moved by `accept_length`.
+        accept_length: int64 [B], R a multiple of B: guidance rows are the same pictures again.
 
     Sync: none.
     Reference: `kernels/kv_cache/eager.py`.
     """
-    implementation(lengths.device).kv_truncate(lengths, accept_length, tails, width)
+    implementation(lengths.device).kv_truncate(lengths, accept_length)
 
 
 def kv_compact(cache: Tensor, rows: Tensor, lengths: Tensor) -> None:

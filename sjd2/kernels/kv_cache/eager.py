@@ -17,16 +17,9 @@ def kv_append(
     values[rows, :, slots] = new_values.transpose(1, 2)
 
 
-def kv_truncate(
-    lengths: Tensor, accept_length: Tensor, tails: tuple[Tensor, ...] = (), width: int = 0
-) -> None:
+def kv_truncate(lengths: Tensor, accept_length: Tensor) -> None:
     """Eager twin of `sjd2.kernels.kv_truncate`; see there for the arguments."""
-    lengths += accept_length
-    for cache in tails:
-        slots = torch.arange(cache.shape[2], device=lengths.device)
-        end = (lengths - accept_length + width)[:, None]
-        stale = (slots >= lengths[:, None]) & (slots < end)
-        cache.masked_fill_(stale[:, None, :, None], 0)
+    lengths += accept_length.repeat(len(lengths) // len(accept_length))
 
 
 def kv_compact(cache: Tensor, rows: Tensor, lengths: Tensor) -> None:

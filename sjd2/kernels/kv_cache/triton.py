@@ -5,9 +5,10 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from sjd2.kernels.launch import warps
+from sjd2.kernels.tiles import warps
 
-_BLOCK = 1024
+_BLOCK = 1024  # numbers of a program
+_ROWS = 128  # lengths of a program
 
 
 @triton.jit
@@ -49,24 +50,12 @@ def append_kernel(
 
 
 @triton.jit
-def scrub_kernel(cache, lengths, accept_length, capacity, width, size, BLOCK: tl.constexpr):
-    """One head of one row: zero what was written and is not kept; lengths have been moved."""
-    head, row = tl.program_id(0).to(tl.int64), tl.program_id(1).to(tl.int64)
-    length = tl.load(lengths + row)
-    stale = tl.minimum(width - tl.load(accept_length + row), capacity - length) * size
-    cache += ((row * tl.num_programs(0) + head) * capacity + length) * size
-    for first in range(0, stale, BLOCK):
-        entries = first + tl.arange(0, BLOCK)
-        tl.store(cache + entries, tl.zeros((BLOCK,), tl.float32), mask=entries < stale)
-
-
-@triton.jit
-def move_kernel(lengths, accept_length, rows, BLOCK: tl.constexpr):
-    """Move the length of every row."""
+def truncate_kernel(lengths, accept_length, rows, images, BLOCK: tl.constexpr):
+    """Move the length of every row behind what was accepted of its picture."""
     row = tl.program_id(0) * BLOCK + tl.arange(0, BLOCK)
     inside = row < rows
-    moved = tl.load(lengths + row, mask=inside) + tl.load(accept_length + row, mask=inside)
-    tl.store(lengths + row, moved, mask=inside)
+    accepted = tl.load(accept_length + row % images, mask=inside)
+    tl.store(lengths + row, tl.load(lengths + row, mask=inside) + accepted, mask=inside)
 
 
 @triton.jit
@@ -88,47 +77,53 @@ def _kv_append(
     keys: Tensor, values: Tensor, new_keys: Tensor, new_values: Tensor, lengths: Tensor
 ) -> None:
     rows, heads, width, size = new_keys.shape
+    key_row, key_head, key_slot, _ = new_keys.stride()
+    value_row, value_head, value_slot, _ = new_values.stride()
     append_kernel[(heads, rows)](
-        keys,
-        values,
-        new_keys,
-        new_values,
-        lengths,
-        keys.shape[2],
-        width,
-        size,
-        new_values.shape[3],
-        *new_keys.stride()[:3],
-        *new_values.stride()[:3],
+        keys=keys,
+        values=values,
+        new_keys=new_keys,
+        new_values=new_values,
+        lengths=lengths,
+        capacity=keys.shape[2],
+        width=width,
+        key_size=size,
+        value_size=new_values.shape[3],
+        key_row=key_row,
+        key_head=key_head,
+        key_slot=key_slot,
+        value_row=value_row,
+        value_head=value_head,
+        value_slot=value_slot,
         BLOCK=_BLOCK,
         num_warps=warps(128),
     )
 
 
-@torch.library.custom_op("sjd2::kv_truncate", mutates_args=("lengths", "tails"))
-def _kv_truncate(lengths: Tensor, accept_length: Tensor, tails: list[Tensor], width: int) -> None:
-    rows = len(lengths)
-    move_kernel[(triton.cdiv(rows, 128),)](
-        lengths, accept_length, rows, BLOCK=128, num_warps=warps(128)
+@torch.library.custom_op("sjd2::kv_truncate", mutates_args=("lengths",))
+def _kv_truncate(lengths: Tensor, accept_length: Tensor) -> None:
+    truncate_kernel[(triton.cdiv(len(lengths), _ROWS),)](
+        lengths=lengths,
+        accept_length=accept_length,
+        rows=len(lengths),
+        images=len(accept_length),
+        BLOCK=_ROWS,
+        num_warps=warps(128),
     )
-    for cache in tails:
-        scrub_kernel[(cache.shape[1], rows)](
-            cache,
-            lengths,
-            accept_length,
-            cache.shape[2],
-            width,
-            cache.shape[3],
-            BLOCK=_BLOCK,
-            num_warps=warps(128),
-        )
 
 
 @torch.library.custom_op("sjd2::kv_compact", mutates_args=("cache",))
 def _kv_compact(cache: Tensor, rows: Tensor, lengths: Tensor) -> None:
     heads, capacity, size = cache.shape[1:]
     compact_kernel[(heads, triton.cdiv(capacity * size, _BLOCK))](
-        cache, rows, lengths, len(rows), capacity, size, BLOCK=_BLOCK, num_warps=warps(128)
+        cache=cache,
+        rows=rows,
+        lengths=lengths,
+        kept=len(rows),
+        capacity=capacity,
+        size=size,
+        BLOCK=_BLOCK,
+        num_warps=warps(128),
     )
 
 
@@ -149,11 +144,9 @@ def kv_append(
     _kv_append(keys, values, new_keys, new_values, lengths)
 
 
-def kv_truncate(
-    lengths: Tensor, accept_length: Tensor, tails: tuple[Tensor, ...] = (), width: int = 0
-) -> None:
+def kv_truncate(lengths: Tensor, accept_length: Tensor) -> None:
     """Triton path of `sjd2.kernels.kv_truncate`; see there for the arguments."""
-    _kv_truncate(lengths, accept_length, list(tails), width)
+    _kv_truncate(lengths, accept_length)
 
 
 def kv_compact(cache: Tensor, rows: Tensor, lengths: Tensor) -> None:

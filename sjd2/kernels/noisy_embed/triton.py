@@ -9,7 +9,7 @@ from torch import Tensor
 
 from sjd2.kernels.philox import Stream
 from sjd2.kernels.philox import triton as philox
-from sjd2.kernels.launch import EXACT, warps
+from sjd2.kernels.tiles import EXACT, warps
 
 _EMBED = tl.constexpr(int(Stream.EMBED))
 _BLOCK = 1024
@@ -118,24 +118,24 @@ def _noisy_embed(
     # Nothing is read through `table` in place of what is absent.
     time_row, time_slot = (0, 0) if time_embedding is None else time_embedding.stride()[:2]
     embed_kernel[(width, images, triton.cdiv(size, _BLOCK))](
-        tokens,
-        tokens.stride(0),
-        table,
-        table.stride(0),
-        table if timestep is None else timestep,
-        0 if timestep is None else timestep.stride(0),
-        table if mean is None else mean,
-        table if std is None else std,
-        table if time_embedding is None else time_embedding,
-        time_row,
-        time_slot,
-        table if seed is None else seed,
-        table if position is None else position,
-        out,
-        copies,
-        images * width * size,
-        width,
-        size,
+        tokens=tokens,
+        tokens_row=tokens.stride(0),
+        table=table,
+        table_row=table.stride(0),
+        timestep=table if timestep is None else timestep,
+        timestep_row=0 if timestep is None else timestep.stride(0),
+        mean=table if mean is None else mean,
+        std=table if std is None else std,
+        time_embedding=table if time_embedding is None else time_embedding,
+        time_row=time_row,
+        time_slot=time_slot,
+        seed=table if seed is None else seed,
+        position=table if position is None else position,
+        out=out,
+        copies=copies,
+        out_copy=images * width * size,
+        width=width,
+        size=size,
         HAS_NOISE=timestep is not None,
         HAS_TIME=time_embedding is not None,
         BLOCK=min(_BLOCK, max(2, triton.next_power_of_2(size))),
@@ -184,12 +184,12 @@ def _denoise_step(
     slots, size = timestep.numel(), embeddings.shape[-1]
     out = torch.empty_like(embeddings)
     denoise_kernel[(slots, triton.cdiv(size, _BLOCK))](
-        embeddings,
-        clean,
-        timestep,
-        next_timestep,
-        out,
-        size,
+        embeddings=embeddings,
+        clean=clean,
+        timestep=timestep,
+        next_timestep=next_timestep,
+        out=out,
+        size=size,
         BLOCK=min(_BLOCK, max(2, triton.next_power_of_2(size))),
         num_warps=warps(128),
         **EXACT,

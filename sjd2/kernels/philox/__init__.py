@@ -15,25 +15,16 @@ against the known answers that the authors publish with Random123.
 from __future__ import annotations
 
 from enum import IntEnum
-from typing import cast
 
-import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import Tensor
 
-_MASK32 = 0xFFFFFFFF
-_MULTIPLIERS = (0xD2511F53, 0xCD9E8D57)
-_WEYL = (0x9E3779B9, 0xBB67AE85)
-_ROUNDS = 10
-_CACHED = 8192  # blocks
-_REMEMBERED = 2**24  # numbers of fixed noise that are kept, 64 MiB
+from sjd2.kernels.philox import cpu
+from sjd2.kernels.philox.constants import BELOW_ONE, MASK32, MULTIPLIERS, ROUNDS, WEYL
+
 # Tokens of a group, in a race of two stages, and the "token" that the first group counts as.
 GROUP = 32
 GROUPS_FROM = 2**30
-_FIXED: dict[tuple[int, int, int, int], Tensor] = {}
-# The largest float32 below one. Rounding could otherwise lift a uniform to exactly 1.
-_BELOW_ONE = 1.0 - 2.0**-24
 
 
 class Stream(IntEnum):
@@ -59,16 +50,16 @@ def philox4x32(
     """
     c0, c1, c2, c3 = counter
     k0, k1 = key
-    for _ in range(_ROUNDS):
+    for _ in range(ROUNDS):
         # A product of two 32-bit words overflows int64 in its sign only: masking mends the shift.
-        product0, product1 = c0 * _MULTIPLIERS[0], c2 * _MULTIPLIERS[1]
+        product0, product1 = c0 * MULTIPLIERS[0], c2 * MULTIPLIERS[1]
         c0, c1, c2, c3 = (
-            ((product1 >> 32) & _MASK32) ^ c1 ^ k0,
-            product1 & _MASK32,
-            ((product0 >> 32) & _MASK32) ^ c3 ^ k1,
-            product0 & _MASK32,
+            ((product1 >> 32) & MASK32) ^ c1 ^ k0,
+            product1 & MASK32,
+            ((product0 >> 32) & MASK32) ^ c3 ^ k1,
+            product0 & MASK32,
         )
-        k0, k1 = (k0 + _WEYL[0]) & _MASK32, (k1 + _WEYL[1]) & _MASK32
+        k0, k1 = (k0 + WEYL[0]) & MASK32, (k1 + WEYL[1]) & MASK32
     return c0, c1, c2, c3
 
 
@@ -100,8 +91,8 @@ def uniform(
     block = torch.arange((vocab_size + 1) // 2, device=seed.device)
     block = block + (first // 2 if isinstance(first, int) else first.unsqueeze(-1) // 2)
     if seed.device.type == "cpu":
-        value = _fraction_by_numpy(*_blocks_by_numpy(seed, position, iteration, stream, block))
-        return torch.from_numpy(value).view(*seed.shape, 2 * block.shape[-1])[..., :vocab_size]
+        value = cpu.uniform(seed, position, iteration, stream, block)
+        return value.view(*seed.shape, 2 * block.shape[-1])[..., :vocab_size]
     w0, w1, w2, w3 = _blocks(seed, position, iteration, stream, block)
     high, low = torch.stack((w0, w2), -1), torch.stack((w1, w3), -1)
     return _fraction(high, low).flatten(-2)[..., :vocab_size]
@@ -127,18 +118,7 @@ def uniform_token(
 def _fraction(high: Tensor, low: Tensor) -> Tensor:
     """64 random bits, as two words, as a float32 in (0, 1)."""
     value = high.to(torch.float32) * 2.0**-32 + (low.to(torch.float32) + 0.5) * 2.0**-64
-    return value.clamp_(max=_BELOW_ONE)
-
-
-def _fraction_by_numpy(high: NDArray[np.uint64], low: NDArray[np.uint64]) -> NDArray[np.float32]:
-    """`_fraction` of words [2, N, n], two numbers side by side of every block: [N, n, 2]."""
-    value, rest = high.astype(np.float32), low.astype(np.float32)
-    value *= np.float32(2.0**-32)
-    rest += np.float32(0.5)
-    rest *= np.float32(2.0**-64)
-    value += rest
-    np.minimum(value, np.float32(_BELOW_ONE), out=value)
-    return np.ascontiguousarray(np.moveaxis(value, 0, -1))
+    return value.clamp_(max=BELOW_ONE)
 
 
 def _blocks(
@@ -149,53 +129,12 @@ def _blocks(
     `block` is int64 [n], of all addresses, or [*S, n].
     """
     if seed.device.type == "cpu":
-        (w0, w2), (w1, w3) = (
-            torch.from_numpy(words.view(np.int64)).view(2, *seed.shape, block.shape[-1])
-            for words in _blocks_by_numpy(seed, position, iteration, stream, block)
-        )
-        return w0, w1, w2, w3
+        return cpu.blocks(seed, position, iteration, stream, block)
     # The constant words stay small, so only the later rounds work on the full shape.
     one = torch.ones((1,) * block.ndim, dtype=torch.int64, device=block.device)
-    key = ((seed & _MASK32).unsqueeze(-1), ((seed >> 32) & _MASK32).unsqueeze(-1))
+    key = ((seed & MASK32).unsqueeze(-1), ((seed >> 32) & MASK32).unsqueeze(-1))
     counter = (block, position.unsqueeze(-1), one * iteration, one * int(stream))
     return philox4x32(counter, key)
-
-
-def _blocks_by_numpy(
-    seed: Tensor, position: Tensor, iteration: int, stream: Stream, block: Tensor
-) -> tuple[NDArray[np.uint64], NDArray[np.uint64]]:
-    """The same words: a hundred operations on a few numbers cost NumPy a fifth of what torch asks.
-
-    Words 0 and 2 of the counter are multiplied, words 1 and 3 are not: each pair is one array.
-
-    Returns:
-        Words 0 and 2, and words 1 and 3: [2, N, n] of N addresses.
-    """
-    count = block.shape[-1]
-    keys, positions = (
-        address.numpy().view(np.uint64).reshape(-1, 1) for address in (seed, position)
-    )
-    even = np.empty((2, len(keys), count), np.uint64)
-    odd = np.empty_like(even)
-    even[0], even[1] = block.numpy().view(np.uint64).reshape(-1, count), iteration
-    odd[0], odd[1] = positions, int(stream)
-    mask, half = np.uint64(_MASK32), np.uint64(32)
-    multipliers, weyl = (np.array(two, np.uint64)[:, None, None] for two in (_MULTIPLIERS, _WEYL))
-    rounds = np.arange(_ROUNDS, dtype=np.uint64)[:, None, None, None]
-    # So many addresses at once that all ten rounds find their numbers in a core's own cache.
-    step = max(1, _CACHED // max(1, count))
-    for first in range(0, len(keys), step):
-        part = slice(first, first + step)
-        x, y = even[:, part], odd[:, part]
-        key = np.stack((keys[part] & mask, keys[part] >> half))
-        for key_of_round in (key + weyl * rounds) & mask:
-            product = x * multipliers
-            x = (product >> half)[::-1] ^ y
-            x ^= key_of_round
-            product &= mask
-            y = product[::-1]
-        even[:, part], odd[:, part] = x, y
-    return even, odd
 
 
 def gumbel(
@@ -227,22 +166,9 @@ def fixed_gumbel(seed: Tensor, position: Tensor, stream: Stream, vocab_size: int
     Returns:
         float32, shape [*S, vocab_size].
     """
-    if seed.device.type != "cpu" or not seed.numel():
-        return gumbel(seed, position, 0, stream, vocab_size)
-    keys = [
-        (stream, vocab_size, *address)
-        for address in zip(seed.flatten().tolist(), position.flatten().tolist(), strict=True)
-    ]
-    rows = [_FIXED.get(key) for key in keys]
-    missing = torch.tensor([at for at, row in enumerate(rows) if row is None], dtype=torch.int64)
-    if len(missing):
-        if (len(_FIXED) + len(missing)) * vocab_size > _REMEMBERED:
-            _FIXED.clear()
-        seeds, positions = seed.flatten()[missing], position.flatten()[missing]
-        made = _as_gumbel(uniform(seeds, positions, 0, stream, vocab_size))
-        for at, row in zip(missing.tolist(), made, strict=True):
-            rows[at] = _FIXED[keys[at]] = row
-    return torch.stack(cast(list[Tensor], rows)).view(*seed.shape, vocab_size)
+    if seed.device.type == "cpu" and seed.numel():
+        return cpu.remembered(gumbel, seed, position, stream, vocab_size)
+    return gumbel(seed, position, 0, stream, vocab_size)
 
 
 def gumbel_of(

@@ -5,12 +5,12 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from sjd2.kernels import cpu
+from sjd2.kernels.target import cpu
 from sjd2.kernels.types import Rules
 
 
 def target_log_probs(logits: Tensor, rules: Rules, forced: Tensor | None = None) -> Tensor:
-    """The law that a token is committed from, for every column.
+    """The distribution that a token is committed from, for every column.
 
     Args:
         logits: [R, W, V] of any float dtype; R = B, or 2 B with guidance, conditional rows first.

@@ -1,10 +1,10 @@
-"""From the logits of a column to its law, and draws from it, without writing either to memory.
+"""From the logits of a column to its distribution, and draws from it; neither is written to memory.
 
 Tuples go from function to function. `source` says where logits are and what becomes of them:
 (pointer to the row, pointer to its unconditional twin, vocabulary, guidance scale, one over the
-temperature). `law` makes log-probabilities of those scores: (peak, log of the sum, cut). `drafted`
-says which law a draft was drawn from: (its token, whether a law is stored, `source` and `law` of
-that, whether it was drawn uniformly, log-probability of a uniform token).
+temperature). `stats` makes log-probabilities of those scores: (peak, log of the sum, cut).
+`drafted` says what a draft was drawn from: (its token, whether that distribution is stored, its
+`source` and `stats`, whether it was uniform, log-probability of a uniform token).
 """
 
 import triton
@@ -32,9 +32,9 @@ def scores(source, tokens, GUIDED: tl.constexpr):
 
 
 @triton.jit
-def log_probabilities(score, law):
+def log_probabilities(score, stats):
     """Scores as log-probabilities."""
-    peak, log_sum, cut = law
+    peak, log_sum, cut = stats
     return tl.where(score < cut, -float("inf"), (score - peak) - log_sum)
 
 
@@ -97,7 +97,7 @@ def _largest_cut(
 
 
 @triton.jit
-def law_of(
+def stats_of(
     source,
     top_p,
     TOP_K: tl.constexpr,
@@ -119,7 +119,7 @@ def law_of(
         cut = _largest_cut(source, peak, cut, top_p * total, True, GUIDED, BLOCK, CHUNKS)
         total = _sum_above(source, peak, cut, GUIDED, BLOCK, CHUNKS)
     log_sum = tl.log(total)
-    # One NaN makes a law of NaN, as in torch: nothing is below a cut of NaN.
+    # One NaN makes all of it NaN, as in torch: nothing is below a cut of NaN.
     return peak, log_sum, tl.where(log_sum == log_sum, cut, log_sum)
 
 
@@ -135,7 +135,7 @@ def _best(score, first, best, token):
 @triton.jit
 def pick(
     source,
-    law,
+    stats,
     seed,
     position,
     NOISY: tl.constexpr,
@@ -143,11 +143,11 @@ def pick(
     RACE: tl.constexpr,
     RACES: tl.constexpr,
 ):
-    """The token that same-seed noise picks from a law, or without noise the likeliest one."""
+    """The token that same-seed noise picks, or without noise the likeliest one."""
     best, token = -float("inf"), 0
     for chunk in range(RACES):
         first = chunk * RACE
-        clock = log_probabilities(scores(source, first + tl.arange(0, RACE), GUIDED), law)
+        clock = log_probabilities(scores(source, first + tl.arange(0, RACE), GUIDED), stats)
         if NOISY:
             # It depends on where a column stands, not on when it is decided.
             clock += philox.gumbel(seed, first, position, position * 0, _DRAFT, RACE)
@@ -172,7 +172,7 @@ def _best_group(weights, noise, first, best, group, RACE: tl.constexpr):
 @triton.jit
 def draw(
     source,
-    law,
+    stats,
     seed,
     position,
     iteration,
@@ -180,15 +180,15 @@ def draw(
     RACE: tl.constexpr,
     RACES: tl.constexpr,
 ):
-    """A token drawn from a law: groups race with their sums, then the tokens of the winner."""
+    """A token drawn: groups race with their sums, then the tokens of the winner."""
     best, group = -float("inf"), 0
     for chunk in range(RACES):
         first = chunk * RACE
-        log_p = log_probabilities(scores(source, first + tl.arange(0, RACE), GUIDED), law)
+        log_p = log_probabilities(scores(source, first + tl.arange(0, RACE), GUIDED), stats)
         noise = _group_noise(seed, first, position, iteration, _DRAFT, RACE)
         best, group = _best_group(tl.exp(log_p), noise, first, best, group, RACE)
     first = group * _GROUP
-    log_p = log_probabilities(scores(source, first + tl.arange(0, _GROUP), GUIDED), law)
+    log_p = log_probabilities(scores(source, first + tl.arange(0, _GROUP), GUIDED), stats)
     clock = log_p + philox.gumbel(seed, first, position, iteration, _DRAFT, _GROUP)
     _, token = _best(clock, first, -float("inf"), first)
     return token
@@ -197,9 +197,9 @@ def draw(
 @triton.jit
 def draft_log_probabilities(drafted, tokens, GUIDED: tl.constexpr):
     """`log q` of some tokens."""
-    draft, is_full, source, law, is_uniform, log_uniform = drafted
+    draft, is_full, source, stats, is_uniform, log_uniform = drafted
     if is_full:
-        log_q = log_probabilities(scores(source, tokens, GUIDED), law)
+        log_q = log_probabilities(scores(source, tokens, GUIDED), stats)
     elif is_uniform:
         log_q = tokens * 0.0 + log_uniform
     else:
@@ -208,23 +208,23 @@ def draft_log_probabilities(drafted, tokens, GUIDED: tl.constexpr):
 
 
 @triton.jit
-def _residual(source, law, drafted, tokens, GUIDED: tl.constexpr, OLD_GUIDED: tl.constexpr):
+def _residual(source, stats, drafted, tokens, GUIDED: tl.constexpr, DRAFT_GUIDED: tl.constexpr):
     """`p` and `max(p - q, 0)` of some tokens."""
-    p = tl.exp(log_probabilities(scores(source, tokens, GUIDED), law))
-    left = p - tl.exp(draft_log_probabilities(drafted, tokens, OLD_GUIDED))
+    p = tl.exp(log_probabilities(scores(source, tokens, GUIDED), stats))
+    left = p - tl.exp(draft_log_probabilities(drafted, tokens, DRAFT_GUIDED))
     return p, tl.where(left <= 0, 0.0, left)  # a NaN stays one
 
 
 @triton.jit
 def recover(
     source,
-    law,
+    stats,
     drafted,
     seed,
     position,
     iteration,
     GUIDED: tl.constexpr,
-    OLD_GUIDED: tl.constexpr,
+    DRAFT_GUIDED: tl.constexpr,
     RACE: tl.constexpr,
     RACES: tl.constexpr,
 ):
@@ -234,14 +234,14 @@ def recover(
     for chunk in range(RACES):
         first = chunk * RACE
         tokens = first + tl.arange(0, RACE)
-        p, left = _residual(source, law, drafted, tokens, GUIDED, OLD_GUIDED)
+        p, left = _residual(source, stats, drafted, tokens, GUIDED, DRAFT_GUIDED)
         noise = _group_noise(seed, first, position, iteration, _RESIDUAL, RACE)
         best, group = _best_group(left, noise, first, best, group, RACE)
         best_of_p, group_of_p = _best_group(p, noise, first, best_of_p, group_of_p, RACE)
     nothing_left = best == -float("inf")
     first = tl.where(nothing_left, group_of_p, group) * _GROUP
     tokens = first + tl.arange(0, _GROUP)
-    p, left = _residual(source, law, drafted, tokens, GUIDED, OLD_GUIDED)
+    p, left = _residual(source, stats, drafted, tokens, GUIDED, DRAFT_GUIDED)
     noise = philox.gumbel(seed, first, position, iteration, _RESIDUAL, _GROUP)
     clock = tl.log(tl.where(nothing_left, p, left)) + noise
     _, token = _best(clock, first, -float("inf"), first)

@@ -24,12 +24,12 @@ def verify_window(
     """Decide every column of a batch of windows and slide each by its own accept length.
 
     Committed tokens follow the target distribution of `logits` exactly, whatever the drafts were,
-    as long as each draft really has the law that `window` states for it.
+    as long as each draft was really drawn from the distribution that `window` states for it.
 
     Args:
         logits: [R, W, V], any float dtype; slot `j`'s logits predict picture position
             `position + j`. R = B, or 2 B with guidance, conditional rows first.
-        window: the drafts of the B x W columns and their laws.
+        window: the drafts of the B x W columns and their distributions.
         rules: guidance, temperature, top-k, top-p, verification, coupling, start.
         seed: int64 [B], one per picture.
         position: int64 [B], picture position of column 0, in [0, length].

@@ -10,88 +10,16 @@ leading drafts were kept.
 from __future__ import annotations
 
 import math
-from typing import Protocol
 
 import torch
 from torch import Tensor
-from torch.nn import functional as F
 
-from sjd2.kernels import philox
-from sjd2.kernels.philox import GROUP, GROUPS_FROM, Stream
-from sjd2.kernels import cpu
+from sjd2.kernels.philox import Stream
+from sjd2.kernels.target.cpu import exp
 from sjd2.kernels.target.eager import target_log_probs
 from sjd2.kernels.types import Coupling, DraftKind, Rules, Verdict, Window
-
-# Below this share of possible tokens they are listed. Two share a block of noise, so not above.
-_SPARSE = 0.25
-
-
-class Draws(Protocol):
-    """The randomness of one iteration. Tests replace it to enumerate every branch."""
-
-    def accept(self, log_ratio: Tensor) -> Tensor:
-        """True with probability `min(1, exp(log_ratio))`, per entry of a [B, W] tensor."""
-
-    def choose(self, weights: Tensor, rows: Tensor, columns: Tensor, stream: Stream) -> Tensor:
-        """One token from each of M unnormalised laws [M, V], standing at (rows, columns): [M]."""
-
-    def choose_again(self, log_p: Tensor, rows: Tensor, columns: Tensor) -> Tensor:
-        """As `choose` from log-probabilities, by noise that depends on no iteration: [M]."""
-
-    def fresh(self, columns: Tensor, vocab_size: int) -> Tensor:
-        """One uniform token for each of the columns [B, W]: [B, W]."""
-
-
-class PhiloxDraws:
-    """The draws of the library: addressed by seed, position and iteration."""
-
-    def __init__(self, seed: Tensor, position: Tensor, iteration: int) -> None:
-        self.seed, self.position, self.iteration = seed, position, iteration
-
-    def accept(self, log_ratio: Tensor) -> Tensor:
-        """See `Draws`. Strict, with uniforms in (0, 1): probability zero is never accepted."""
-        columns = torch.arange(log_ratio.shape[1], device=log_ratio.device)
-        positions = self.position[:, None] + columns
-        seeds = self.seed[:, None].expand_as(positions)
-        u = philox.uniform(seeds, positions, self.iteration, Stream.ACCEPT).squeeze(-1)
-        return u.log() < log_ratio
-
-    def choose(self, weights: Tensor, rows: Tensor, columns: Tensor, stream: Stream) -> Tensor:
-        """See `Draws`. Exponential races, one addressed exponential per runner.
-
-        Two of them, for a fraction of the noise: groups of tokens race with the sums of their
-        weights, then the tokens of the group that won.
-        """
-        at = (self.seed[rows], self.position[rows] + columns, self.iteration, stream)
-        if missing := -weights.shape[1] % GROUP:
-            weights = F.pad(weights, (0, missing))
-        groups = weights.view(len(weights), weights.shape[1] // GROUP, GROUP)
-        noise = philox.gumbel(*at, groups.shape[1], GROUPS_FROM)
-        group = (cpu.log(groups.sum(dim=-1)) + noise).argmax(dim=-1)
-        members = cpu.log(groups[torch.arange(len(group), device=group.device), group])
-        first = group * GROUP
-        return first + (members + philox.gumbel(*at, GROUP, first)).argmax(dim=-1)
-
-    def choose_again(self, log_p: Tensor, rows: Tensor, columns: Tensor) -> Tensor:
-        """See `Draws`. One race: the noise is every token's own, so that drafts win again."""
-        seeds, positions = self.seed[rows], self.position[rows] + columns
-        if is_host(log_p):
-            # Most of a filtered law is impossible, and noise is what takes the time.
-            possible = log_p != -torch.inf
-            if possible.sum() < _SPARSE * possible.numel():
-                law, token = possible.nonzero(as_tuple=True)
-                at = (seeds[law], positions[law], 0, Stream.DRAFT, token)
-                raced = torch.full_like(log_p, -torch.inf)
-                raced[law, token] = log_p[law, token] + philox.gumbel_of(*at)
-                return raced.argmax(dim=-1)
-        noise = philox.fixed_gumbel(seeds, positions, Stream.DRAFT, log_p.shape[-1])
-        return (log_p + noise).argmax(dim=-1)
-
-    def fresh(self, columns: Tensor, vocab_size: int) -> Tensor:
-        """See `Draws`."""
-        positions = self.position[:, None] + columns
-        seeds = self.seed[:, None].expand_as(positions)
-        return philox.uniform_token(seeds, positions, self.iteration, Stream.DRAFT, vocab_size)
+from sjd2.kernels.verify_window.cpu import all_entries, entries, holds
+from sjd2.kernels.verify_window.draws import Draws, PhiloxDraws
 
 
 def verify_window(
@@ -141,7 +69,7 @@ def decide(
 
     Args:
         log_p: float [B, W, V], this forward's target log-probabilities.
-        window: the drafts and their laws.
+        window: the drafts and their distributions.
         rules: `verify`, `coupling` and `start` are read.
         draws: the randomness.
         position: int64 [B], picture position of column 0.
@@ -189,11 +117,11 @@ def couple(
     if coupling == "independent":
         # SJD: behind the accepted run every column is drawn again, whatever its draft was worth.
         behind, rejected = columns > run, columns == run
-        rows, cols = _entries(behind)
-        p = cpu.exp(entries_of(log_p, rows, cols))
+        rows, cols = entries(behind)
+        p = exp(entries_of(log_p, rows, cols))
         redrawn = draws.choose(p, rows, cols, Stream.DRAFT)
         tokens = _replace(tokens, behind, rows, cols, redrawn)
-    rows, cols = _entries(rejected)
+    rows, cols = entries(rejected)
     log_q = _log_q(window, rows, cols, log_p.shape[-1])
     residual = _residual(entries_of(log_p, rows, cols), log_q)
     recovered = draws.choose(residual, rows, cols, Stream.RESIDUAL)
@@ -202,12 +130,12 @@ def couple(
 
 def same_seed(log_p: Tensor, draws: Draws) -> Tensor:
     """The token that sequential sampling with the same noise draws, for every column: [B, W]."""
-    rows, columns = _all_entries(log_p[..., 0])
+    rows, columns = all_entries(log_p[..., 0])
     return draws.choose_again(log_p.flatten(0, 1), rows, columns).view(log_p.shape[:2])
 
 
 def draft_log_probs(window: Window, vocab_size: int) -> Tensor:
-    """Log-probability of every draft under its own law, [B, W]."""
+    """`log q` of every draft, [B, W]."""
     kinds, tokens = window.kinds, window.tokens
     rows = torch.arange(tokens.shape[0], device=tokens.device)[:, None]
     full = window.draft_logits[rows, stored_at(window), tokens]
@@ -217,10 +145,10 @@ def draft_log_probs(window: Window, vocab_size: int) -> Tensor:
 
 
 def _log_q(window: Window, rows: Tensor, columns: Tensor, vocab_size: int) -> Tensor:
-    """The whole draft law of M columns, [M, V]."""
+    """`log q` of every token, for M columns: [M, V]."""
     kinds = window.kinds[rows, columns].unsqueeze(-1)
     full = entries_of(window.draft_logits, rows, stored_at(window)[rows, columns])
-    if is_host(kinds) and bool((kinds == DraftKind.FULL).all()):
+    if holds((kinds == DraftKind.FULL).all()):
         return full
     token_ids = torch.arange(vocab_size, device=full.device)
     is_draft = token_ids == window.tokens[rows, columns].unsqueeze(-1)
@@ -237,17 +165,17 @@ def entries_of(stored: Tensor, rows: Tensor, columns: Tensor) -> Tensor:
 
 
 def stored_at(window: Window) -> Tensor:
-    """Where `law` holds the law of every column, [B, W]; columns it never held are clamped."""
+    """Where `draft_logits` holds every column, [B, W]; columns that it never held are clamped."""
     columns = torch.arange(window.tokens.shape[1], device=window.offset.device)
     return (columns + window.offset[:, None]).clamp_(max=window.draft_logits.shape[1] - 1)
 
 
 def _residual(log_p: Tensor, log_q: Tensor) -> Tensor:
     """`max(p - q, 0)`, unnormalised; `p` where rounding left nothing of a residual."""
-    p = cpu.exp(log_p)
-    residual = (p - cpu.exp(log_q)).clamp_(min=0)
+    p = exp(log_p)
+    residual = (p - exp(log_q)).clamp_(min=0)
     exhausted = residual.amax(dim=-1, keepdim=True) == 0
-    if is_host(exhausted) and not exhausted.any():
+    if holds(~exhausted.any()):
         return residual
     return torch.where(exhausted, p, residual)
 
@@ -284,7 +212,7 @@ def _slide(
         entering = DraftKind.FULL
     kinds = torch.where(is_new, int(entering), int(DraftKind.FULL))
     if rules.start == "neighbour" and beside is not None:
-        # The law of a forced token is that token, and no logits say so.
+        # A forced token has all of the probability, and no logits say so.
         kinds = kinds.masked_fill(beside & is_new, int(DraftKind.ONEHOT))
     return drafts, kinds.to(torch.uint8)
 
@@ -292,14 +220,14 @@ def _slide(
 def _drawn_beside(
     drafts: Tensor, is_new: Tensor, source: Tensor, log_p: Tensor, rules: Rules, draws: Draws
 ) -> Tensor:
-    """The drafts, new ones drawn from the law [B, V] of the column beside all of them."""
-    rows, columns = _entries(is_new)
+    """The drafts, new ones drawn from the distribution [B, V] of the column beside all of them."""
+    rows, columns = entries(is_new)
     if rules.verify == "greedy":
         entering = log_p.argmax(dim=-1)[rows]
     elif rules.verify == "gumbel":
         entering = draws.choose_again(log_p.index_select(0, rows), rows, source[rows, columns])
     else:
-        p = cpu.exp(log_p)
+        p = exp(log_p)
         entering = draws.choose(p.index_select(0, rows), rows, source[rows, columns], Stream.DRAFT)
     return _replace(drafts, is_new, rows, columns, entering)
 
@@ -312,9 +240,9 @@ def first_window(
     columns = torch.arange(width, device=seed.device).expand(seed.shape[0], -1)
     drafts = PhiloxDraws(seed, position, iteration=0).fresh(columns, vocab_size)
     kinds = torch.full_like(drafts, int(DraftKind.UNIFORM), dtype=torch.uint8)
-    no_law = torch.zeros(seed.shape[0], 1, vocab_size, device=seed.device)
+    nothing_stored = torch.zeros(seed.shape[0], 1, vocab_size, device=seed.device)
     slots = torch.cat((position[:, None], drafts), dim=1)
-    return force(Window(slots, kinds, no_law, position), position, grammar)
+    return force(Window(slots, kinds, nothing_stored, position), position, grammar)
 
 
 def force(window: Window, position: Tensor, grammar: Tensor | None) -> Window:
@@ -333,28 +261,6 @@ def grammar_at(grammar: Tensor, position: Tensor, width: int) -> Tensor:
     at = position[:, None] + torch.arange(width, device=position.device)
     inside = at < grammar.shape[0]
     return torch.where(inside, grammar[at.clamp(max=grammar.shape[0] - 1)], -1)
-
-
-def _entries(mask: Tensor) -> tuple[Tensor, Tensor]:
-    """Rows and columns of the set entries, or of a superset of them.
-
-    Work is saved by listing them on a CPU. A GPU would have to tell the host how many there are, so
-    there every entry is listed, and the caller masks what it writes.
-    """
-    if not is_host(mask):
-        return _all_entries(mask)
-    rows, columns = mask.nonzero(as_tuple=True)
-    return rows, columns
-
-
-def is_host(tensor: Tensor) -> bool:
-    """Whether the host can look into a tensor without waiting for a device."""
-    return tensor.device.type == "cpu"
-
-
-def _all_entries(mask: Tensor) -> tuple[Tensor, Tensor]:
-    flat = torch.arange(mask.numel(), device=mask.device)
-    return flat // mask.shape[1], flat % mask.shape[1]
 
 
 def _replace(tokens: Tensor, mask: Tensor, rows: Tensor, columns: Tensor, new: Tensor) -> Tensor:

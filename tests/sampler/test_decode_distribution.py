@@ -45,8 +45,8 @@ def draw(
 
 def excess(model: TableModel, sampling: Sampling, tokens: Tensor) -> float:
     """Chi-square of pictures as a multiple of its threshold: above 1 they are biased."""
-    law = model.picture_law(PROMPT, sampling)
-    statistic, degrees = chi_square(tokens, law, model.vocab_size)
+    target = model.picture_probabilities(PROMPT, sampling)
+    statistic, degrees = chi_square(tokens, target, model.vocab_size)
     return statistic / threshold(degrees)
 
 
@@ -70,7 +70,7 @@ SAMPLINGS = {
 @pytest.mark.parametrize("window", [2, 3, 8])
 @pytest.mark.parametrize("sampling", SAMPLINGS)
 @pytest.mark.parametrize("name", CONFIGS)
-def test_pictures_follow_the_target_law(name: str, sampling: str, window: int) -> None:
+def test_pictures_follow_the_target_distribution(name: str, sampling: str, window: int) -> None:
     """Kills: a lost redraw, filtering the residual again, guidance halves swapped, a window of 8
     that commits behind a picture of 4, a mask that shows a stale entry.
     """
@@ -82,8 +82,10 @@ def test_pictures_follow_the_target_law(name: str, sampling: str, window: int) -
 
 
 @pytest.mark.parametrize("coupling", ["maximal", "independent"])
-def test_longer_pictures_over_a_larger_vocabulary_follow_the_law(coupling: str) -> None:
-    """Kills: a law read at the wrong offset once a window has slid more than its own width."""
+def test_longer_pictures_over_a_larger_vocabulary_follow_the_distribution(coupling: str) -> None:
+    """Kills: a distribution read at the wrong offset once a window has slid more than its own
+    width.
+    """
     model = TableModel(vocab_size=5, length=5, sharpness=1.5)
     tokens = draw(model, FREE, DecodingConfig(window=3, coupling=coupling), range(60_000))
     assert excess(model, FREE, tokens) < 1
@@ -107,7 +109,7 @@ def test_a_row_alone_equals_the_row_in_a_batch(name: str) -> None:
 @pytest.mark.slow
 @pytest.mark.parametrize("batch", [1, 2, 4])
 @pytest.mark.parametrize("name", ["maximal", "independent"])
-def test_small_batches_follow_the_law(name: str, batch: int) -> None:
+def test_small_batches_follow_the_distribution(name: str, batch: int) -> None:
     """Kills: whatever only a batch of one, two or four takes part in."""
     model = TableModel()
     config = DecodingConfig(window=3, **CONFIGS[name])
@@ -121,8 +123,8 @@ def test_small_batches_follow_the_law(name: str, batch: int) -> None:
 # --- Known-bad rules: each is in some release, and each must fail what the rules above pass.
 
 
-def old_law_kept(logits: Tensor, state: DecodingState, slots: Slots) -> Verdict:
-    """Coupled tokens keep the law that they were first drawn from: uniform."""
+def old_distribution_kept(logits: Tensor, state: DecodingState, slots: Slots) -> Verdict:
+    """Coupled tokens keep the distribution that they were first drawn from: uniform."""
     verdict = verify(logits, state, slots)
     kinds = torch.full_like(verdict.window.kinds, int(DraftKind.UNIFORM))
     return verdict._replace(window=verdict.window._replace(kinds=kinds))
@@ -147,11 +149,11 @@ def lockstep(logits: Tensor, state: DecodingState, slots: Slots) -> Verdict:
         uniform,
         window.draft_logits[rows, stored],
     )
-    law = torch.where(kept_row[..., None], old, verdict.window.draft_logits[rows, at_old])
+    target = torch.where(kept_row[..., None], old, verdict.window.draft_logits[rows, at_old])
     kinds = torch.where(inside, int(DraftKind.FULL), int(DraftKind.UNIFORM)).to(torch.uint8)
     last = verdict.tokens.gather(1, (length - 1).clamp(min=0)[:, None])
     slots = torch.cat((last, tokens), dim=1)
-    slid = Window(slots, kinds, law, torch.zeros_like(length))
+    slid = Window(slots, kinds, target, torch.zeros_like(length))
     return verdict._replace(accept_length=length, window=slid)
 
 
@@ -159,7 +161,9 @@ def half_retained(logits: Tensor, state: DecodingState, slots: Slots) -> Verdict
     """The published SJD2 rule: an unaccepted draft stays if its ratio is at least one half."""
     verdict, window = verify(logits, state, slots), state.window
     width = window.tokens.shape[1]
-    stored = (torch.arange(width) + window.offset[:, None]).clamp(max=window.draft_logits.shape[1] - 1)
+    stored = (torch.arange(width) + window.offset[:, None]).clamp(
+        max=window.draft_logits.shape[1] - 1
+    )
     rows = torch.arange(len(stored))[:, None]
     log_q = window.draft_logits[rows, stored, window.tokens]
     log_q = torch.where(window.kinds == DraftKind.UNIFORM, -torch.tensor(3.0).log(), log_q)
@@ -175,7 +179,7 @@ def half_retained(logits: Tensor, state: DecodingState, slots: Slots) -> Verdict
     return verdict._replace(tokens=tokens, window=verdict.window._replace(slots=slots))
 
 
-@pytest.mark.parametrize("rule", [old_law_kept, lockstep, half_retained])
+@pytest.mark.parametrize("rule", [old_distribution_kept, lockstep, half_retained])
 def test_chi_square_has_the_power_to_see_a_published_bias(rule: Rule) -> None:
     """Kills: a statistic that passes anything; rows that never differ."""
     model, config = TableModel(), DecodingConfig(window=3, start="uniform")
@@ -190,8 +194,8 @@ def test_chi_square_has_the_power_to_see_shared_noise(monkeypatch: pytest.Monkey
     """
     choose = PhiloxDraws.choose
 
-    def shared(self: PhiloxDraws, law: Tensor, rows: Tensor, cols: Tensor, _: Stream) -> Tensor:
-        return choose(PhiloxDraws(self.seed, self.position, 0), law, rows, cols, Stream.DRAFT)
+    def shared(self: PhiloxDraws, target: Tensor, rows: Tensor, cols: Tensor, _: Stream) -> Tensor:
+        return choose(PhiloxDraws(self.seed, self.position, 0), target, rows, cols, Stream.DRAFT)
 
     monkeypatch.setattr(PhiloxDraws, "choose", shared)
     model = TableModel()

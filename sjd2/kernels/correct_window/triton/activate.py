@@ -10,7 +10,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from sjd2.kernels.launch import EXACT, warps
+from sjd2.kernels.tiles import EXACT, warps
 from sjd2.kernels.types import Shifts
 
 COLUMNS = 16  # of a program; no matrix product has fewer rows
@@ -104,18 +104,18 @@ def _activate_window(
     images, width, rank = state.shape
     out = torch.empty_like(state)
     activate_kernel[(triton.cdiv(width, COLUMNS), triton.cdiv(rank, INNER), images)](
-        state,
-        tokens,
-        tokens.stride(0),
-        position,
-        features,
-        offsets,
-        tokens if grammar is None else grammar,
-        0 if grammar is None else len(grammar),
-        out,
-        len(features) // len(offsets) - 1,
-        width,
-        rank,
+        state=state,
+        tokens=tokens,
+        tokens_row=tokens.stride(0),
+        position=position,
+        features=features,
+        offsets=offsets,
+        grammar=tokens if grammar is None else grammar,
+        grammar_length=0 if grammar is None else len(grammar),
+        out=out,
+        nobody=len(features) // len(offsets) - 1,
+        width=width,
+        rank=rank,
         OFFSETS=len(offsets),
         HAS_GRAMMAR=grammar is not None,
         COLUMNS=COLUMNS,

@@ -1,8 +1,8 @@
 """`correct_window` in two launches.
 
-The first writes the scores of every corrected law, one program for some columns and some tokens;
-the second is the one that decides columns in `verify_window`, told that these scores are the
-target. The mathematics is that of the eager twins, `kernels/correct_window/eager.py`.
+The first writes the scores of every corrected distribution, one program for some columns and some
+tokens; the second is the one that decides columns in `verify_window`, told that these scores are
+the target. The mathematics is that of the eager twins, `kernels/correct_window/eager.py`.
 """
 
 import math
@@ -13,11 +13,17 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from sjd2.kernels.correct_window.triton_activate import COLUMNS, INNER, activation
-from sjd2.kernels.verify_window.triton_columns import MODES, STATS, columns_kernel, forced_at, load_law
-from sjd2.kernels.launch import EXACT, tiles_for, warps
+from sjd2.kernels.correct_window.triton.activate import COLUMNS, INNER, activation
 from sjd2.kernels.target.triton import log_probabilities, scores
+from sjd2.kernels.tiles import EXACT, tiles_for, warps
 from sjd2.kernels.types import CORRECTIONS, DraftKind, Rules, Shifts, Window
+from sjd2.kernels.verify_window.triton.columns import (
+    MODES,
+    STATS,
+    columns_kernel,
+    forced_at,
+    load_stats,
+)
 
 _TOKENS = 64  # of a program
 _FULL = tl.constexpr(int(DraftKind.FULL))
@@ -27,8 +33,8 @@ _ONEHOT = tl.constexpr(int(DraftKind.ONEHOT))
 @triton.jit
 def shift_kernel(
     logits,
-    law_width,
-    draft_stats,
+    logits_width,
+    logits_stats,
     offset,
     slots,
     slots_row,
@@ -39,7 +45,7 @@ def shift_kernel(
     position,
     features,
     offsets,
-    shift,
+    output,
     grammar,
     grammar_length,
     scores_out,
@@ -63,9 +69,9 @@ def shift_kernel(
     columns = tl.program_id(0) * COLUMNS + tl.arange(0, COLUMNS)
     choices = (tl.program_id(1) * TOKENS + tl.arange(0, TOKENS))[None, :]
     inside = columns < width
-    stored = tl.minimum(columns + tl.load(offset + image), law_width - 1)
+    stored = tl.minimum(columns + tl.load(offset + image), logits_width - 1)
     at = tl.load(position + image) + columns
-    entry = image * law_width + stored
+    entry = image * logits_width + stored
 
     shifted = tl.zeros((COLUMNS, TOKENS), tl.float32)
     for part in range(INNERS):
@@ -89,23 +95,23 @@ def shift_kernel(
         before = tl.load(seen + here, mask=inside[:, None] & (inner < rank), other=0.0)
         depth = part * INNER + tl.arange(0, INNER)[:, None]
         weights = tl.load(
-            shift + choices * rank + depth, mask=(choices < vocab) & (depth < rank), other=0.0
+            output + choices * rank + depth, mask=(choices < vocab) & (depth < rank), other=0.0
         )
         # Full precision: rounding must not turn a token.
         shifted += tl.dot(now - before, weights, input_precision="ieee")
 
     row = (logits + entry * vocab)[:, None]
-    source = (row, row + images * law_width * vocab, vocab, guidance, cooling)
-    peak, log_sum, cut = load_law(draft_stats + entry[:, None] * STATS)
+    source = (row, row + images * logits_width * vocab, vocab, guidance, cooling)
+    peak, log_sum, cut = load_stats(logits_stats + entry[:, None] * STATS)
     log_p = log_probabilities(scores(source, choices, GUIDED), (peak, log_sum, cut))
     score = log_p + shifted
     if HAS_GRAMMAR:
-        # A forced column has no law that could be corrected, nor has what entered beside one.
+        # A forced column has no distribution to be corrected, nor has what entered beside one.
         beside = tl.load(position + image) - tl.load(offset + image) + stored
-        lawless = forced_at(grammar, beside, grammar_length) >= 0
+        is_fixed = forced_at(grammar, beside, grammar_length) >= 0
         draft = tl.load(slots + image * slots_row + columns + 1, mask=inside, other=0)
         stays = tl.where(choices == draft[:, None], 0.0, -float("inf"))
-        score = tl.where(lawless[:, None], stays, score)
+        score = tl.where(is_fixed[:, None], stays, score)
     out = scores_out + (image * width + columns)[:, None] * vocab + choices
     tl.store(out, score, mask=inside[:, None] & (choices < vocab))
 
@@ -122,10 +128,10 @@ def shift_kernel(
 def _correct_window(
     slots: Tensor,
     kinds: Tensor,
-    law: Tensor,
+    draft_logits: Tensor,
     draft_stats: Tensor,
-    is_corrected: bool,
-    law_offset: Tensor,
+    is_processed: bool,
+    draft_offset: Tensor,
     logits: Tensor,
     logits_stats: Tensor,
     offset: Tensor,
@@ -134,7 +140,7 @@ def _correct_window(
     tokens: Tensor,
     features: Tensor,
     offsets: Tensor,
-    shift: Tensor,
+    output: Tensor,
     seed: Tensor,
     position: Tensor,
     grammar: Tensor | None,
@@ -143,40 +149,41 @@ def _correct_window(
     temperature: float,
     mode: int,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    images, width, (vocab, rank) = len(slots), kinds.shape[1], shift.shape
-    outputs = _outputs(slots, kinds, shift)
+    images, width, (vocab, rank) = len(slots), kinds.shape[1], output.shape
+    outputs = _outputs(slots, kinds, output)
     next_slots, next_kinds, corrected, stats = outputs
-    absent = slots
-    forced, forced_length = (absent, 0) if grammar is None else (grammar, len(grammar))
     guided = guidance_scale != 1.0
+    shared: dict[str, Any] = {
+        "slots": slots,
+        "slots_row": slots.stride(0),
+        "position": position,
+        "grammar": slots if grammar is None else grammar,
+        "grammar_length": 0 if grammar is None else len(grammar),
+        "vocab": vocab,
+        "guidance": guidance_scale,
+        "HAS_GRAMMAR": grammar is not None,
+    }
     shift_kernel[(triton.cdiv(width, COLUMNS), triton.cdiv(vocab, _TOKENS), images)](
-        logits,
-        logits.shape[1],
-        logits_stats,
-        offset,
-        slots,
-        slots.stride(0),
-        state,
-        seen,
-        tokens,
-        tokens.stride(0),
-        position,
-        features,
-        offsets,
-        shift,
-        forced,
-        forced_length,
-        corrected,
-        next_slots,
-        next_kinds,
-        vocab,
-        width,
-        rank,
-        guidance_scale,
-        1 / temperature,
+        **shared,
+        logits=logits,
+        logits_width=logits.shape[1],
+        logits_stats=logits_stats,
+        offset=offset,
+        state=state,
+        seen=seen,
+        tokens=tokens,
+        tokens_row=tokens.stride(0),
+        features=features,
+        offsets=offsets,
+        output=output,
+        scores_out=corrected,
+        slots_out=next_slots,
+        kinds_out=next_kinds,
+        width=width,
+        rank=rank,
+        cooling=1 / temperature,
         OFFSETS=len(offsets),
         GUIDED=guided,
-        HAS_GRAMMAR=grammar is not None,
         COLUMNS=COLUMNS,
         TOKENS=_TOKENS,
         INNER=INNER,
@@ -184,57 +191,54 @@ def _correct_window(
         num_warps=warps(128),
         **EXACT,
     )
-    ignored = torch.empty_like(next_slots), torch.empty_like(next_kinds)
+    # Nothing is committed, so of the decision the tokens alone are wanted.
+    unused = {
+        "kept_out": torch.empty_like(next_kinds),
+        "redrawn_out": torch.empty_like(next_slots),
+    }
     columns_kernel[(width, images)](
-        corrected,
-        law,
-        law.shape[1],
-        draft_stats,
-        slots,
-        slots.stride(0),
-        kinds,
-        kinds.stride(0),
-        law_offset,
-        seed,
-        position,
-        forced,
-        forced_length,
-        ignored[1],
-        next_slots[:, 1:],
-        width + 1,
-        ignored[0],
-        stats,
-        iteration,
-        vocab,
-        -math.log(vocab),
-        guidance_scale,
-        1.0,
-        1.0 if is_corrected else 1 / temperature,
-        1.0,
+        **shared,
+        **unused,
+        logits=corrected,
+        draft_logits=draft_logits,
+        draft_width=draft_logits.shape[1],
+        draft_stats=draft_stats,
+        kinds=kinds,
+        kinds_row=kinds.stride(0),
+        offset=draft_offset,
+        seed=seed,
+        token_out=next_slots[:, 1:],
+        token_row=width + 1,
+        stats_out=stats,
+        iteration=iteration,
+        log_uniform=-math.log(vocab),
+        cooling=1.0,
+        draft_cooling=1.0 if is_processed else 1 / temperature,
+        top_p=1.0,
         MODE=mode,
         GUIDED=False,
-        OLD_GUIDED=guided and not is_corrected,
+        DRAFT_GUIDED=guided and not is_processed,
         TOP_K=0,
         TOP_P=False,
-        HAS_GRAMMAR=grammar is not None,
         **tiles_for(vocab, top_p=False),
     )
     return outputs
 
 
-def _outputs(slots: Tensor, kinds: Tensor, shift: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+def _outputs(slots: Tensor, kinds: Tensor, output: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     images, width = kinds.shape
     return (
         slots.new_empty(images, width + 1),
         kinds.new_empty(images, width),
-        shift.new_empty(images, width, len(shift)),
-        shift.new_empty(images, width, STATS.value),
+        output.new_empty(images, width, len(output)),
+        output.new_empty(images, width, STATS.value),
     )
 
 
 @_correct_window.register_fake
-def _(slots: Tensor, kinds: Tensor, *args: Any) -> tuple[Tensor, ...]:
-    return _outputs(slots, kinds, shift=args[12])
+def _(slots: Tensor, kinds: Tensor, *args: Any, **kwargs: Any) -> tuple[Tensor, ...]:
+    output: Tensor = args[12] if args else kwargs["output"]
+    return _outputs(slots, kinds, output)
 
 
 def correct_window(
@@ -255,28 +259,28 @@ def correct_window(
     """Triton path of `sjd2.kernels.correct_window`; see there for the arguments."""
     assert window.draft_stats is not None
     assert scored.draft_stats is not None
-    slots, kinds, law, stats = _correct_window(
+    slots, kinds, corrected, stats = _correct_window(
         window.slots,
         window.kinds,
-        window.draft_logits,
-        window.draft_stats,
-        window.is_corrected,
-        window.offset,
-        scored.draft_logits,
-        scored.draft_stats,
-        scored.offset,
-        state.contiguous(),
-        seen,
-        tokens,
-        shifts.features,
-        shifts.offsets,
-        shifts.output,
-        seed,
-        position.contiguous(),
-        grammar,
-        iteration + CORRECTIONS * correction,
-        rules.guidance_scale,
-        rules.temperature,
-        MODES["maximal" if rules.verify == "ratio" else rules.verify],
+        draft_logits=window.draft_logits,
+        draft_stats=window.draft_stats,
+        is_processed=window.is_processed,
+        draft_offset=window.offset,
+        logits=scored.draft_logits,
+        logits_stats=scored.draft_stats,
+        offset=scored.offset,
+        state=state.contiguous(),
+        seen=seen,
+        tokens=tokens,
+        features=shifts.features,
+        offsets=shifts.offsets,
+        output=shifts.output,
+        seed=seed,
+        position=position.contiguous(),
+        grammar=grammar,
+        iteration=iteration + CORRECTIONS * correction,
+        guidance_scale=rules.guidance_scale,
+        temperature=rules.temperature,
+        mode=MODES["maximal" if rules.verify == "ratio" else rules.verify],
     )
-    return Window(slots, kinds, law, torch.zeros_like(position), stats, is_corrected=True)
+    return Window(slots, kinds, corrected, torch.zeros_like(position), stats, is_processed=True)

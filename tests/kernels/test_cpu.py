@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from sjd2.kernels import cpu
+from sjd2.kernels.target import cpu
 
 CASES: dict[str, tuple[Callable[[Tensor], Tensor], Callable[[Tensor], Tensor]]] = {
     "exp": (cpu.exp, torch.exp),

@@ -1,7 +1,7 @@
 """The second launch of `verify_window`: a row's accepted run, and the window that slides behind it.
 
-Program 0 of a row does that; the others draw what enters from the law of the last column, one token
-each. How many enter they count themselves, and those that are not needed leave at once.
+Program 0 of a row does that; the others draw what enters from the distribution of the last column,
+one token each. How many enter they count themselves, and those that are not needed leave at once.
 """
 
 import triton
@@ -9,9 +9,9 @@ import triton.language as tl
 
 from sjd2.kernels.philox import Stream
 from sjd2.kernels.philox import triton as philox
-from sjd2.kernels.verify_window.triton_columns import MODES, STATS, forced_at, load_law
 from sjd2.kernels.target.triton import draw, pick
 from sjd2.kernels.types import DraftKind
+from sjd2.kernels.verify_window.triton.columns import MODES, STATS, forced_at, load_stats
 
 STARTS = {"uniform": 0, "repeat": 1, "neighbour": 2}
 
@@ -105,12 +105,12 @@ def rows_kernel(
                 if token < 0:
                     row = logits + (entry + end) * vocab
                     source = (row, row + images * width * vocab, vocab, guidance, cooling)
-                    law = load_law(stats + (entry + end) * STATS)
+                    p = load_stats(stats + (entry + end) * STATS)
                     where = there.to(tl.int32)
                     if MODE >= _GUMBEL:
-                        token = pick(source, law, key, where, MODE == _GUMBEL, GUIDED, RACE, RACES)
+                        token = pick(source, p, key, where, MODE == _GUMBEL, GUIDED, RACE, RACES)
                     else:
-                        token = draw(source, law, key, where, iteration, GUIDED, RACE, RACES)
+                        token = draw(source, p, key, where, iteration, GUIDED, RACE, RACES)
                 tl.store(slots_out + 1 + column, token)
     else:
         tl.store(accept_length_out + image, accept_length)
@@ -136,7 +136,7 @@ def rows_kernel(
             written = inside & (source <= end)
             entering = _FULL
             if HAS_GRAMMAR:
-                # The law of a forced token is that token, and no logits say so.
+                # A forced token has all of the probability, and no logits say so.
                 beside = forced_at(grammar, at + end, grammar_length)
                 entering = tl.where(beside >= 0, _ONEHOT, _FULL)
         elif START != _REPEAT:

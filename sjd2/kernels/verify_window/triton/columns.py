@@ -1,4 +1,4 @@
-"""The first launch of `verify_window`: one program decides one column, from its two laws alone."""
+"""The first launch of `verify_window`: one program decides one column from its `p` and its `q`."""
 
 import triton
 import triton.language as tl
@@ -8,11 +8,11 @@ from sjd2.kernels.philox import triton as philox
 from sjd2.kernels.target.triton import (
     draft_log_probabilities,
     draw,
-    law_of,
     log_probabilities,
     pick,
     recover,
     scores,
+    stats_of,
 )
 from sjd2.kernels.types import DraftKind
 
@@ -24,13 +24,13 @@ _FULL = tl.constexpr(int(DraftKind.FULL))
 _UNIFORM = tl.constexpr(int(DraftKind.UNIFORM))
 _ACCEPT = tl.constexpr(int(Stream.ACCEPT))
 
-# Per column: what makes a law of its logits.
+# Per column: what makes log-probabilities of its logits.
 STATS = tl.constexpr(3)
 
 
 @triton.jit
-def load_law(stats):
-    """The numbers that `law_of` found for a column once."""
+def load_stats(stats):
+    """The numbers that `stats_of` found for a column once."""
     return tl.load(stats), tl.load(stats + 1), tl.load(stats + 2)
 
 
@@ -43,8 +43,8 @@ def forced_at(grammar, at, grammar_length):
 @triton.jit(do_not_specialize=["iteration"])
 def columns_kernel(
     logits,
-    law,
-    law_width,
+    draft_logits,
+    draft_width,
     draft_stats,
     slots,
     slots_row,
@@ -65,11 +65,11 @@ def columns_kernel(
     log_uniform,
     guidance,
     cooling,
-    old_cooling,
+    draft_cooling,
     top_p,
     MODE: tl.constexpr,
     GUIDED: tl.constexpr,
-    OLD_GUIDED: tl.constexpr,
+    DRAFT_GUIDED: tl.constexpr,
     TOP_K: tl.constexpr,
     TOP_P: tl.constexpr,
     HAS_GRAMMAR: tl.constexpr,
@@ -95,7 +95,7 @@ def columns_kernel(
         key = tl.load(seed + image)
         row = logits + entry * vocab
         source = (row, row + images * width * vocab, vocab, guidance, cooling)
-        p = law_of(source, top_p, TOP_K, TOP_P, GUIDED, BLOCK, CHUNKS)
+        p = stats_of(source, top_p, TOP_K, TOP_P, GUIDED, BLOCK, CHUNKS)
         redrawn = draft
         if MODE >= _GUMBEL:
             token = pick(source, p, key, at, MODE == _GUMBEL, GUIDED, RACE, RACES)
@@ -105,21 +105,21 @@ def columns_kernel(
                 redrawn = draw(source, p, key, at, iteration, GUIDED, RACE, RACES)
             is_full = tl.load(kinds + image * kinds_row + column) == _FULL
             is_uniform = tl.load(kinds + image * kinds_row + column) == _UNIFORM
-            stored = tl.minimum(column + tl.load(offset + image), law_width - 1)
-            old_entry = image * law_width + stored
-            old_row = law + old_entry * vocab
-            old_twin = old_row + images * law_width * vocab
-            old_source = (old_row, old_twin, vocab, guidance, old_cooling)
-            q = load_law(draft_stats + old_entry * STATS)  # used where the kind is FULL
+            stored = tl.minimum(column + tl.load(offset + image), draft_width - 1)
+            old_entry = image * draft_width + stored
+            old_row = draft_logits + old_entry * vocab
+            old_twin = old_row + images * draft_width * vocab
+            old_source = (old_row, old_twin, vocab, guidance, draft_cooling)
+            q = load_stats(draft_stats + old_entry * STATS)  # used where the kind is FULL
             drafted = (draft, is_full, old_source, q, is_uniform, log_uniform)
-            log_q = draft_log_probabilities(drafted, draft, OLD_GUIDED)
+            log_q = draft_log_probabilities(drafted, draft, DRAFT_GUIDED)
             u, _ = philox.pair(key, at * 0, at, iteration, _ACCEPT)
             log_p = log_probabilities(scores(source, draft, GUIDED), p)
             kept = tl.log(u) < log_p - log_q
             token = draft
             if not kept:
                 token = recover(
-                    source, p, drafted, key, at, iteration, GUIDED, OLD_GUIDED, RACE, RACES
+                    source, p, drafted, key, at, iteration, GUIDED, DRAFT_GUIDED, RACE, RACES
                 )
         stats = stats_out + entry * STATS
         peak, log_sum, cut = p

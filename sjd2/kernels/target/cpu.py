@@ -1,7 +1,8 @@
 """Functions of tensors that NumPy computes many times faster than torch does on a CPU.
 
 Its sorting is vectorised, and its exponential and logarithm have no slow path for infinities, of
-which filtered laws and residuals are full. On other devices they are torch's own.
+which filtered distributions and residuals are full. On other devices they are torch's own.
+`bench/bench_cpu.py` times each beside torch.
 """
 
 from __future__ import annotations
@@ -19,12 +20,12 @@ _STEP = 32  # one of so many
 
 def exp(x: Tensor) -> Tensor:
     """Elementwise exponential."""
-    return torch.from_numpy(np.exp(x.numpy())) if _is_here(x) else x.exp()
+    return torch.from_numpy(np.exp(x.numpy())) if is_host(x) else x.exp()
 
 
 def log(x: Tensor) -> Tensor:
     """Elementwise natural logarithm; of zero it is minus infinity."""
-    if not _is_here(x):
+    if not is_host(x):
         return x.log()
     with np.errstate(divide="ignore"):
         return torch.from_numpy(np.log(x.numpy()))
@@ -32,7 +33,7 @@ def log(x: Tensor) -> Tensor:
 
 def drop_below(x: Tensor, cut: Tensor) -> Tensor:
     """Minus infinity for what is below the cut, which broadcasts; NaN stays."""
-    if not _is_here(x):
+    if not is_host(x):
         return x.masked_fill(x < cut, -torch.inf)
     # By arithmetic, which is done by vectors, and a choice is not: plus 0, or what overflows.
     values = x.numpy()
@@ -45,7 +46,7 @@ def drop_below(x: Tensor, cut: Tensor) -> Tensor:
 
 def kth_largest(x: Tensor, k: int) -> Tensor:
     """The k-th largest value along the last dimension, which is kept: [..., 1]. NaN is largest."""
-    if not _is_here(x):
+    if not is_host(x):
         return x.topk(k, dim=-1).values[..., -1:]
     rows, at = x.numpy().reshape(-1, x.shape[-1]), x.shape[-1] - k
     find = _kth_by_sample if x.shape[-1] >= _LONG else _kth
@@ -80,10 +81,11 @@ def _kth_by_sample(rows: NDArray[Any], at: int) -> NDArray[Any]:
 
 def descending(x: Tensor) -> Tensor:
     """Sorted along the last dimension, the largest first. NaN is largest."""
-    if not _is_here(x):
+    if not is_host(x):
         return x.sort(dim=-1, descending=True).values
     return torch.from_numpy(np.sort(x.numpy(), axis=-1)[..., ::-1].copy())
 
 
-def _is_here(x: Tensor) -> bool:
+def is_host(x: Tensor) -> bool:
+    """Whether NumPy can look into a tensor, and no gradient is wanted of it."""
     return x.device.type == "cpu" and not x.requires_grad

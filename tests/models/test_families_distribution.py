@@ -1,4 +1,6 @@
-"""Families follow their model's law: chi-square of whole pictures, and teacher-forced replay."""
+"""Families follow their model's distribution: chi-square of whole pictures, and teacher-forced
+replay.
+"""
 
 from __future__ import annotations
 
@@ -61,7 +63,7 @@ SCALE = 1.8
 
 
 @torch.no_grad()
-def picture_law(family: Family, model: Any, scale: float) -> torch.Tensor:
+def picture_probabilities(family: Family, model: Any, scale: float) -> torch.Tensor:
     """Probability of every picture, float64 [3 ** 4], first token most significant."""
     codes = torch.tensor(list(product(range(3), repeat=4)))
     pictures = family.layout.put(torch.tensor(sorted(family.image))[codes])
@@ -76,26 +78,26 @@ def excess(family: Family, scale: float, options: dict[str, Any]) -> float:
     model = family.make()
     with torch.no_grad():
         model.lm_head.weight /= 5
-    law = picture_law(family, model, SCALE)
-    assert law.max() < 0.5
-    assert abs(float(law.sum()) - 1) < 1e-5
+    target = picture_probabilities(family, model, SCALE)
+    assert target.max() < 0.5
+    assert abs(float(target.sum()) - 1) < 1e-5
     sjd2.accelerate(model, **options)
     tokens = family.draw(model, 1, num_return_sequences=2000, guidance_scale=scale, seed=7)
     free = tokens[:, -family.layout.length :][:, family.layout.forced() < 0]
-    statistic, degrees = chi_square(family_of(model).numbered(free), law / law.sum(), 3)
+    statistic, degrees = chi_square(family_of(model).numbered(free), target / target.sum(), 3)
     return statistic / threshold(degrees)
 
 
 @pytest.mark.parametrize("config", CONFIGS)
 @pytest.mark.parametrize("name", SMALL)
-def test_pictures_follow_the_models_law(name: str, config: str) -> None:
-    """Kills: grammar tokens with a share of the law, a forced draft with a law that it was not
-    drawn from, an unconditional row of another prompt.
+def test_pictures_follow_the_models_distribution(name: str, config: str) -> None:
+    """Kills: grammar tokens with a share of the distribution, a forced draft with a distribution
+    that it was not drawn from, an unconditional row of another prompt.
     """
     assert excess(SMALL[name], SCALE, CONFIGS[config]) < 1
 
 
-def test_chi_square_has_the_power_to_see_a_wrong_law() -> None:
+def test_chi_square_has_the_power_to_see_a_wrong_distribution() -> None:
     """Kills: a statistic that passes anything: here the guidance is another than was asked for."""
     assert excess(SMALL["lumina"], 1.2, CONFIGS["maximal"]) > 1
 
@@ -113,13 +115,13 @@ def test_replay_gives_the_laws_that_tokens_were_committed_from(
         verdict = verify(logits, state, slots)
         for index, seed in enumerate(state.seed.tolist()):
             first, count = int(state.position[index]), int(verdict.accept_length[index])
-            law = verdict.window.draft_logits[index, :count, :codes]
-            committed[seed, first : first + count] = law
+            target = verdict.window.draft_logits[index, :count, :codes]
+            committed[seed, first : first + count] = target
         return verdict
 
     with installed(model, replace(resolve(DecodingConfig(**options)), rule=spy)):
         sequences = family.draw(model, guidance_scale=2.0, seed=0)
     prompts, _ = family.prompts()
-    law = replayed_log_probs(family, model, prompts, sequences[:, prompts.shape[1] :], 2.0)
+    target = replayed_log_probs(family, model, prompts, sequences[:, prompts.shape[1] :], 2.0)
     free = family.layout.forced() < 0
-    torch.testing.assert_close(committed[:, free], law[:, free], atol=1e-5, rtol=1e-6)
+    torch.testing.assert_close(committed[:, free], target[:, free], atol=1e-5, rtol=1e-6)

@@ -1,15 +1,16 @@
-"""Are the tokens of every method really drawn from the embedded model's own law?
+"""Are the tokens of every method really drawn from the embedded model's own distribution?
 
-    python bench/check_law.py                  # some minutes on 2 cores
-    python bench/check_law.py --pictures 256   # a sharper look
-    python bench/check_law.py --adapter DIR    # denoising, too; not needed where one ships
+    python bench/check_distribution.py                  # some minutes on 2 cores
+    python bench/check_distribution.py --pictures 256   # a sharper look
+    python bench/check_distribution.py --adapter DIR    # denoising, too; not needed where one ships
 
 Pictures are drawn with every method, then the model reads each whole picture in one forward
-without a cache and says how surprising every token was. Where tokens follow its law, surprise less
-entropy has mean zero at every position, so the sum over all tokens is `z` standard deviations from
-zero with `z` a standard normal number. A decoder that prefers likely tokens makes it negative.
-The last line is such a one, to show that this test has power: corrected drafts that keep the label
-of their old law. Exit 1 if any of the others is beyond 4, or if that one is not.
+without a cache and says how surprising every token was. Where tokens follow its distribution,
+surprise less entropy has mean zero at every position, so the sum over all tokens is `z` standard
+deviations from zero with `z` a standard normal number. A decoder that prefers likely tokens makes
+it negative. The last line is such a one, to show that this test has power: corrected drafts that
+keep the label of their old distribution. Exit 1 if any of the others is beyond 4, or if that one is
+not.
 """
 
 from __future__ import annotations
@@ -56,7 +57,7 @@ BEYOND = 4.0
 
 @contextmanager
 def mislabelled() -> Iterator[None]:
-    """Inside the block corrected drafts keep the label of the law they had before."""
+    """Inside the block corrected drafts keep the label of the distribution they had before."""
     right = Correction.correct
 
     def wrong(self: Correction, now: Iteration) -> Verdict:
@@ -71,7 +72,7 @@ def mislabelled() -> Iterator[None]:
 
 
 def surprise(model: Any, inputs: Any, tokens: Tensor, guidance: float) -> tuple[Tensor, Tensor]:
-    """Surprise less entropy, and its variance, both float64 [B, N], under the model's law."""
+    """Surprise less entropy under the model's distribution, and its variance: float64 [B, N]."""
     config = model.generation_config
     ids, mask = inputs["input_ids"], inputs["attention_mask"]
     boi = config.generation_kwargs["boi_token_id"]
