@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from sjd2.kernels import Rules, Shifts, Window, eager
+from sjd2.kernels.correct_window import cpu
 from tests.kernels.test_triton_parity import device, random_logits
 
 pytest.importorskip("triton")
@@ -132,7 +133,7 @@ def test_a_shortlist_corrects_the_same_distribution(monkeypatch: pytest.MonkeyPa
     """
     for rules in (Rules(top_k=3), Rules(top_k=3, verify="gumbel", guidance_scale=2.0)):
         listed = corrections(eager, 400, 5, 3, "cpu", rules, grammar={1: 3, 4: 399})
-        monkeypatch.setattr("sjd2.kernels.correct_window.cpu._SHORTLIST", 0)
+        monkeypatch.setattr(cpu, "_SHORTLIST", 0)
         multiplied = corrections(eager, 400, 5, 3, "cpu", rules, grammar={1: 3, 4: 399})
         monkeypatch.undo()
         for ours, theirs in zip(listed, multiplied, strict=True):
