@@ -2,8 +2,8 @@
 
     python bench/bench_cpu.py            # half a minute
 
-The tricks are in `sjd2/kernels/*/cpu.py`. Shapes are those of a window of 32 over 16384 tokens. Exit
-1 if a trick changes a result.
+The tricks are in `sjd2/kernels/*/cpu.py`. Shapes are those of a window of 32 over 16384 tokens.
+Exit 1 if a trick changes a result.
 """
 
 from __future__ import annotations
