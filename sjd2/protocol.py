@@ -63,6 +63,9 @@ class Prompt:
     # int64 [V], what processors know the image tokens as; None where images have ids of their own.
     vocabulary: Tensor | None = None
     past: Past | None = None  # what stands before `embeddings`
+    # int64 [P, R, S], the P positions that the model gives to every entry of a row, the picture's
+    # among them; None where an entry's position is its number.
+    positions: Tensor | None = None
 
 
 @dataclass(frozen=True)
@@ -130,7 +133,7 @@ class ImageModel(Protocol):
 
         Args:
             embeddings: [R, W, D].
-            positions: int64 [R, W].
+            positions: int64 [R, W], or [P, R, W] of a prompt that has such.
             mask: bool [R, 1, W, S], True where a slot sees a cache entry.
             cache: takes the window's keys and values.
 

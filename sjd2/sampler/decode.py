@@ -107,8 +107,8 @@ def prefill(model: ImageModel, state: DecodingState) -> Tensor | None:
 
 def forward(model: ImageModel, slots: Tensor, state: DecodingState) -> Tensor:
     """Feed slots [R, W, D] behind every row's prefix; their last hidden states."""
-    positions, mask = state.cache.open_window(slots.shape[1])
-    return model.hidden(slots, positions, mask, state.cache)
+    entries, mask = state.cache.open_window(slots.shape[1])
+    return model.hidden(slots, state.positions_of(entries), mask, state.cache)
 
 
 def process(logits: Tensor, state: DecodingState, request: Request) -> Tensor:

@@ -50,6 +50,7 @@ class DecodingState:
         prompt, geometry = request.prompt, request.geometry
         device, images = prompt.embeddings.device, len(seeds)
         self.prompt, self.geometry, self.rules = prompt, geometry, rules
+        self.positions = prompt.positions
         self.length, self.table = geometry.length, model.embedding_table()
         self.backend = backend
         self.settle_every = 1 if device.type == "cpu" else _SETTLE_EVERY
@@ -107,6 +108,13 @@ class DecodingState:
         """What stands at every picture position, drafts included, int64 [B, length + room]."""
         return self.tokens[self.rows].scatter(1, self.columns(), self.window.tokens)
 
+    def positions_of(self, entries: Tensor) -> Tensor:
+        """The model's positions of entries [R, W] of the cache: [R, W], or [P, R, W]."""
+        if self.positions is None:
+            return entries
+        known = entries.clamp(max=self.positions.shape[2] - 1)  # a window may overrun the picture
+        return self.positions.gather(2, known.expand(len(self.positions), -1, -1))
+
     def feed(self) -> Slots:
         """What the slots of the window are fed; the first one begins with the prompts' ends."""
         slots = self.drafts.feed(self)
@@ -149,4 +157,7 @@ class DecodingState:
         self.position = self.position[rows]
         self.window = self.window.keep_rows(rows)
         self.drafts.keep_rows(rows)
-        self.cache.keep_rows(torch.cat([rows + everyone * copy for copy in range(self.copies)]))
+        copies = torch.cat([rows + everyone * copy for copy in range(self.copies)])
+        self.cache.keep_rows(copies)
+        if self.positions is not None:
+            self.positions = self.positions[:, copies]
