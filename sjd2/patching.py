@@ -67,6 +67,7 @@ def accelerate(
     *,
     adapter: Adapter | str | Path | None = "auto",
     corrector: Corrector | str | Path | None = "auto",
+    force: bool = False,
     **options: Any,
 ) -> M:
     """Make `model.generate` draw pictures in several times fewer forwards.
@@ -80,9 +81,13 @@ def accelerate(
         adapter: the denoising adapter of method "sjd2": one of `new_adapter`, the folder of one,
             "auto" for the one that the model carries, if any (it was accelerated with it, or its
             weights were read from a folder with an adapter/ in it), or None for none. One that
-            "auto" finds is left out by method "auto" where it measured slower than none.
+            "auto" finds is left out by method "auto" where it measured slower than none, and, with
+            a warning, where it does not belong to these weights.
         corrector: what re-drafts windows between forwards: one of `new_corrector`, a folder, "auto"
             or None likewise. It changes speed only.
+        force: take an adapter or a corrector that is named although its fingerprint is of other
+            weights, such as those that these were quantised from or merged into. It may cost
+            speed, never exactness.
         **options: the settings by name, such as `window=32`; they overrule `config`.
 
     Returns:
@@ -105,7 +110,7 @@ def accelerate(
         >>> fast.equal(slow)
         True
     """
-    method, companions = method_of(model, config, adapter, corrector, **options)
+    method, companions = method_of(model, config, adapter, corrector, force=force, **options)
     return install(model, method, companions)
 
 
@@ -114,6 +119,8 @@ def method_of(
     config: DecodingConfig | None = None,
     adapter: Adapter | str | Path | None = "auto",
     corrector: Corrector | str | Path | None = "auto",
+    *,
+    force: bool = False,
     **options: Any,
 ) -> tuple[Method, Companions]:
     """How `accelerate` would let a model decode, and the companions that it found.
@@ -127,7 +134,7 @@ def method_of(
     select(settings.backend)
     hook = _hook(model)
     known = hook.companions if hook else None
-    companions = find_companions(model, family, adapter, corrector, known)
+    companions = find_companions(model, family, adapter, corrector, known, force=force)
     return resolve(settings, companions), companions
 
 
@@ -208,6 +215,7 @@ def accelerated(
     *,
     adapter: Adapter | str | Path | None = "auto",
     corrector: Corrector | str | Path | None = "auto",
+    force: bool = False,
     **options: Any,
 ) -> Iterator[M]:
     """`accelerate` for the length of a `with` block; afterwards all is as it was before.
@@ -215,7 +223,9 @@ def accelerated(
     Args and Raises: as `accelerate`.
     """
     with _undone(model):
-        yield accelerate(model, config, adapter=adapter, corrector=corrector, **options)
+        yield accelerate(
+            model, config, adapter=adapter, corrector=corrector, force=force, **options
+        )
 
 
 @contextmanager

@@ -123,12 +123,18 @@ class Adapter(nn.Module):
 
 
 def linear_layers(backbone: nn.Module) -> dict[str, tuple[int, int]]:
-    """(inputs, outputs) of every linear layer of a backbone, by name."""
-    return {
-        name: (module.in_features, module.out_features)
+    """(inputs, outputs) of every linear layer of a backbone, by name, without those of a LoRA."""
+    layers = {
+        without_lora(name): (module.in_features, module.out_features)
         for name, module in backbone.named_modules()
         if isinstance(module, nn.Linear)
     }
+    return {name: sizes for name, sizes in layers.items() if name is not None}
+
+
+def without_lora(name: str) -> str | None:
+    """What a layer or weight is called where peft's LoRA is not, None for what LoRA adds."""
+    return None if ".lora_" in name else name.replace(".base_layer", "")
 
 
 def _key(name: str) -> str:

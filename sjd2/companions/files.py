@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+from operator import itemgetter
 from pathlib import Path
 from typing import Any, Literal, TypeVar
 
@@ -15,7 +16,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save
 from torch import Tensor, nn
 
-from sjd2.companions.adapter import Adapter
+from sjd2.companions.adapter import Adapter, without_lora
 from sjd2.companions.corrector import Corrector
 from sjd2.files import write_atomically, write_json
 
@@ -29,17 +30,28 @@ _SAMPLE = 64  # values of a tensor that its fingerprint looks at
 def fingerprint(backbone: nn.Module) -> str:
     """What a backbone's weights are recognised by, in any precision from bfloat16 on: hex digits.
 
-    A sample of every tensor is looked at, so that billions of weights take no time.
+    A sample of every tensor is looked at, so that billions of weights take no time. What peft's
+    LoRA adds is left out. Tensors whose values cannot be picked out, such as packed or offloaded
+    ones, count by their names and shapes.
     """
     digest = hashlib.sha256()
-    for name, tensor in sorted(backbone.state_dict().items()):
+    named = [(without_lora(name), tensor) for name, tensor in backbone.state_dict().items()]
+    for name, tensor in sorted((one for one in named if one[0] is not None), key=itemgetter(0)):
+        digest.update(f"{name} {tuple(getattr(tensor, 'shape', ()))}".encode())
+        digest.update(_sample(tensor))
+    return digest.hexdigest()[:32]
+
+
+def _sample(tensor: Tensor) -> bytes:
+    """Values spread over a tensor, ends included, in bfloat16's precision."""
+    try:
         flat = tensor.detach().flatten()
-        # Spread over the whole, ends included.
         chosen = torch.linspace(0, len(flat) - 1, min(_SAMPLE, len(flat)), dtype=torch.float64)
         values = flat[chosen.long().to(flat.device)].to(torch.bfloat16).float().cpu()
-        digest.update(f"{name} {tuple(tensor.shape)}".encode())
-        digest.update(values.numpy().tobytes())
-    return digest.hexdigest()[:32]
+        return values.numpy().tobytes()
+    except (RuntimeError, TypeError, AttributeError):
+        # A tensor subclass without these operations, a tensor on "meta", or no tensor at all.
+        return b"unread"
 
 
 def save_adapter(adapter: Adapter, folder: str | Path) -> None:
