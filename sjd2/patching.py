@@ -16,6 +16,7 @@ from sjd2.config import DecodingConfig
 from sjd2.custom_generate import answer, last_stats
 from sjd2.kernels._dispatch import select
 from sjd2.models import family_of, inner_model
+from sjd2.placement import bring
 from sjd2.sampler import DecodingStats, Method, resolve
 
 M = TypeVar("M")
@@ -49,6 +50,7 @@ class Accelerated:
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
         """Same arguments and result as the model's own `generate`, and `seed`."""
         family = family_of(self.model)
+        bring(inner_model(self.model))
         own_kwargs = dict(kwargs)
         seed = own_kwargs.pop("seed", self.method.config.seed)
         request = family.request(*args, **own_kwargs)

@@ -25,6 +25,7 @@ from sjd2.companions.files import (
     save_corrector,
     with_article,
 )
+from sjd2.placement import device_of
 from sjd2.protocol import ImageModel
 
 __all__ = [
@@ -156,7 +157,7 @@ def _found(
         return None
     try:
         if isinstance(given, (str, Path)):
-            given = load(Path(given)).to(family.embedding_table().device)
+            given = load(Path(given)).to(device_of(model))
         if not isinstance(given, wanted):
             raise TypeError(
                 f"{kind} is a {type(given).__name__}, must be a {wanted.__name__} or its folder"

@@ -25,7 +25,8 @@ def run_backbone(
             use_cache=True,
             **{_cache_argument(backbone.__class__): cache},
         ).last_hidden_state
-    return hidden
+    # Layers may lie on several devices, the last one elsewhere than the first.
+    return hidden.to(embeddings.device)
 
 
 @contextmanager

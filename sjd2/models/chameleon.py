@@ -128,7 +128,7 @@ class Chameleon(DecoderOnly):
                 "Lumina-mGPT's do; it draws, but cannot read pictures"
             )
         made = processor.image_processor(images=list(pictures), return_tensors="pt")
-        pixels = made["pixel_values"].to(self.model.device, self.model.dtype)
+        pixels = made["pixel_values"].to(self.device, self.model.dtype)
         ids = self.model.model.get_image_tokens(pixels).long()
         return self.between_fixed(ids, geometry)
 

@@ -33,7 +33,7 @@ class ImageHead:
     def __call__(self, hidden: Tensor) -> Tensor:
         """Of hidden states [R, W, D']: [R, W, V]. Tokens of the grammar have the lowest logit."""
         if not self._is_plain:
-            logits: Tensor = self.head(hidden)[..., self.ids]
+            logits: Tensor = self.head(hidden).to(hidden.device)[..., self.ids]
         else:
             # While the head is being trained, a copy of its rows would be of yesterday's.
             rows = None if torch.is_grad_enabled() else self._rows

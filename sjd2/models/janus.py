@@ -15,6 +15,7 @@ from transformers.generation import GenerationMode
 from sjd2.calls.checks import check_room, checked_ids, checked_sampling, unpadded
 from sjd2.calls.lockstep import Lockstep
 from sjd2.models.backbone import check_attention, run_backbone
+from sjd2.placement import device_of
 from sjd2.protocol import Geometry, LogitsProcessor, Prompt, Request, Sampling
 
 # Settings of transformers' GenerationConfig that image generation reads here.
@@ -66,7 +67,7 @@ class Janus:
     own_generation_mode = True
 
     def __init__(self, model: JanusForConditionalGeneration) -> None:
-        self.model = model
+        self.model, self.device = model, device_of(model)
         self.vocab_size: int = model.config.vq_config.num_embeddings
         self.geometry = Geometry(
             length=model.config.vision_config.num_image_tokens,
@@ -77,7 +78,7 @@ class Janus:
 
     def embedding_table(self) -> Tensor:
         """See `ImageModel`."""
-        codes = torch.arange(self.vocab_size, device=self.model.device)
+        codes = torch.arange(self.vocab_size, device=self.device)
         table: Tensor = self.model.prepare_embeddings_for_image_generation(codes)
         return table
 
@@ -94,7 +95,7 @@ class Janus:
     def encode(self, pictures: Sequence[Image.Image], processor: Any, geometry: Geometry) -> Tensor:
         """See `ImageModel`."""
         made = processor.image_processor(images=list(pictures), return_tensors="pt")
-        pixels = made["pixel_values"].to(self.model.device, self.model.dtype)
+        pixels = made["pixel_values"].to(self.device, self.model.dtype)
         tokens: Tensor = self.model.model.vqmodel.encode(pixels).image_tokens
         tokens = tokens.view(len(pictures), -1)
         if tokens.shape[1] != geometry.length:
@@ -137,7 +138,7 @@ class Janus:
         sampling = _sampling(config, tuple(logits_processor or ()))
         text = self.model.config.text_config
         input_ids, attention_mask = checked_ids(
-            input_ids, attention_mask, self.model.device, text.vocab_size
+            input_ids, attention_mask, self.device, text.vocab_size
         )
         check_room(input_ids.shape[1], self.geometry.length, text.max_position_embeddings)
         repeats = config.num_return_sequences or 1

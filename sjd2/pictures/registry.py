@@ -16,6 +16,7 @@ from transformers.models.auto.modeling_auto import MODEL_FOR_IMAGE_TEXT_TO_TEXT_
 from sjd2.models import registered_class, registration_of
 from sjd2.pictures.pipeline import ChameleonPipeline, Emu3Pipeline, JanusPipeline, Pipeline
 from sjd2.pixels.vqgan import load_vq_decoder
+from sjd2.placement import device_of
 
 VQ_DECODER = "vqgan.safetensors"  # beside the weights of a Chameleon, if it is there
 
@@ -112,7 +113,7 @@ def _chameleon(
             f"transformers has no decoder for its pictures: put {VQ_DECODER} into its folder or "
             "name it (--vq-decoder); `sjd2 convert vqgan.ckpt vqgan.safetensors` makes it"
         )
-    decoder = load_vq_decoder(vq_decoder).to(model.device)
+    decoder = load_vq_decoder(vq_decoder).to(device_of(model))
     return ChameleonPipeline(model, processor, decoder, size)
 
 

@@ -90,7 +90,7 @@ MISFITS = {
 def test_what_a_model_carries_never_stops_a_call(
     carrying: Any, kind: str, misfit: str, tmp_path: Path
 ) -> None:
-    """Kills: an error of a network that would have changed speed alone, or one left out silently."""
+    """Kills: an error of a network that would have changed speed alone, or silence about it."""
     model = MISFITS[misfit](tmp_path, kind)
     options = {"verify": "gumbel", "window": 8, "seed": 2}
     with pytest.warns(UserWarning, match=rf"{kind} is left out: .*\({kind}=None"):
@@ -128,8 +128,7 @@ def test_force_does_not_make_other_sizes_fit(carrying: Any, kind: str, tmp_path:
     """Kills: an error from the middle of the first picture."""
     config = tmp_path / kind / f"{kind}.json"
     said = json.loads(config.read_text())
-    new, save = KINDS[kind]
-    other = new(carrying, rank=3)
+    other = KINDS[kind][0](carrying, rank=3)
     if kind == "corrector":
         other.shift = torch.nn.Linear(3, said["vocab_size"] + 1, bias=False)
     else:
