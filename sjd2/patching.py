@@ -16,6 +16,7 @@ from sjd2.config import DecodingConfig
 from sjd2.custom_generate import answer, last_stats
 from sjd2.kernels._dispatch import select
 from sjd2.models import family_of, inner_model
+from sjd2.models.backbone import own_attention
 from sjd2.placement import bring
 from sjd2.sampler import DecodingStats, Method, resolve
 
@@ -58,7 +59,8 @@ class Accelerated:
             own = self.replaced or partial(type(self.model).generate, self.model)
             if not family.own_generation_mode:
                 own_kwargs.pop("generation_mode", None)
-            return own(*args, **own_kwargs)
+            with own_attention(family.backbone):
+                return own(*args, **own_kwargs)
         result, self.stats = answer(family, request, self.method, seed)
         return result
 
