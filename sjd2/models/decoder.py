@@ -26,7 +26,7 @@ from sjd2.calls.arguments import (
     refuse_settings,
     sets_length,
 )
-from sjd2.calls.checks import check_room, checked_ids, checked_sampling, unpadded
+from sjd2.calls.checks import check_room, check_rope, checked_ids, checked_sampling, unpadded
 from sjd2.calls.lockstep import Lockstep
 from sjd2.calls.processors import Steps, WholeVocabulary, split_processors
 from sjd2.models.backbone import check_attention, run_backbone
@@ -281,6 +281,7 @@ class DecoderOnly:
         prompt = self._prompt(
             input_ids, mask, inputs_embeds, steps.guidance, generation_config, past
         )
+        check_rope(self.backbone.config, prompt, geometry.length)
         self.head.gather()
         # A picture is drawn to its end, also where a token of its grammar would end a text.
         ends = [one for one in stopping_criteria if isinstance(one, EosTokenCriteria)]

@@ -12,7 +12,7 @@ from torch import Tensor
 from transformers import Cache, GenerationConfig, JanusForConditionalGeneration
 from transformers.generation import GenerationMode
 
-from sjd2.calls.checks import check_room, checked_ids, checked_sampling, unpadded
+from sjd2.calls.checks import check_room, check_rope, checked_ids, checked_sampling, unpadded
 from sjd2.calls.lockstep import Lockstep
 from sjd2.models.backbone import check_attention, run_backbone
 from sjd2.placement import device_of
@@ -145,6 +145,7 @@ class Janus:
         input_ids = input_ids.repeat_interleave(repeats, dim=0)
         attention_mask = attention_mask.repeat_interleave(repeats, dim=0)
         prompt = self._prompt(input_ids, attention_mask, config, sampling.guidance_scale)
+        check_rope(self.backbone.config, prompt, self.geometry.length)
         lockstep = Lockstep(input_ids, self.geometry, config, streamer, stopping_criteria or ())
         return lockstep.request(prompt, sampling)
 

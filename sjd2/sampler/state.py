@@ -69,6 +69,9 @@ class DecodingState:
         self.cache = WindowCache(self.copies * images, room + cached, device)
         if prompt.past:
             self.cache.fill(prompt.past)
+        # The last entry that a token is drawn from. Slots behind it, where a window overruns the
+        # picture, stand where it does: a model may look at how far its positions go.
+        self.last_entry = self.cache.lengths + prompt.lengths + self.length - 2
         self.iteration, self.prefill_passes = 1, 0
         self.complete = self.committed = 0
         self.drafts: Drafts = TokenDrafts()
@@ -110,10 +113,10 @@ class DecodingState:
 
     def positions_of(self, entries: Tensor) -> Tensor:
         """The model's positions of entries [R, W] of the cache: [R, W], or [P, R, W]."""
+        entries = entries.minimum(self.last_entry[:, None])
         if self.positions is None:
             return entries
-        known = entries.clamp(max=self.positions.shape[2] - 1)  # a window may overrun the picture
-        return self.positions.gather(2, known.expand(len(self.positions), -1, -1))
+        return self.positions.gather(2, entries.expand(len(self.positions), -1, -1))
 
     def feed(self) -> Slots:
         """What the slots of the window are fed; the first one begins with the prompts' ends."""
@@ -159,5 +162,6 @@ class DecodingState:
         self.drafts.keep_rows(rows)
         copies = torch.cat([rows + everyone * copy for copy in range(self.copies)])
         self.cache.keep_rows(copies)
+        self.last_entry = self.last_entry[copies]
         if self.positions is not None:
             self.positions = self.positions[:, copies]
