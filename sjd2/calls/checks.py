@@ -91,8 +91,8 @@ def check_rope(config: Any, prompt: Prompt, length: int) -> None:
     kinds = [kind for kind in known.values() if isinstance(kind, dict)] or [known]
     if not any(kind.get("rope_type") == "longrope" for kind in kinds):
         return
-    borders = [kind.get("original_max_position_embeddings") for kind in kinds]
-    border = borders[0] or getattr(config, "original_max_position_embeddings", 0)
+    name = "original_max_position_embeddings"
+    border: int = kinds[0].get(name) or getattr(config, name, 0)
     rows = prompt.lengths.clone()
     if prompt.past is not None:
         rows[: len(prompt.past.lengths)] += prompt.past.lengths
@@ -100,8 +100,8 @@ def check_rope(config: Any, prompt: Prompt, length: int) -> None:
     # The prompts may be fed without their last token.
     if longest + length - 1 > border and shortest - 1 <= border:
         raise ValueError(
-            f"input_ids: contexts of {shortest} to {longest} tokens and pictures of {length} lie on "
-            f"both sides of token {border}, where this model's rotary embeddings (longrope) change"
+            f"input_ids: contexts of {shortest} to {longest} tokens, and pictures of {length}, lie "
+            f"on both sides of token {border}, where this model's longrope changes its frequencies"
         )
 
 

@@ -85,7 +85,8 @@ def test_threads_do_not_take_each_others_attention_away(
     backbone = family_of(model).backbone
     sjd2.accelerate(model, window=7)
     calls = [
-        lambda rows=rows: EMU3.draw(model, rows, guidance_scale=2.0, seed=rows) for rows in (1, 2, 3)
+        lambda rows=rows: EMU3.draw(model, rows, guidance_scale=2.0, seed=rows)
+        for rows in (1, 2, 3)
     ]
     alone = [call() for call in calls]
     monkeypatch.setattr(backbone.config, "_attn_implementation", name)
