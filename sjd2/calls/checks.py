@@ -92,7 +92,7 @@ def check_rope(config: Any, prompt: Prompt, length: int) -> None:
     if not any(kind.get("rope_type") == "longrope" for kind in kinds):
         return
     name = "original_max_position_embeddings"
-    border: int = kinds[0].get(name) or getattr(config, name, 0)
+    border: Any = kinds[0].get(name) or getattr(config, name, 0)
     rows = prompt.lengths.clone()
     if prompt.past is not None:
         rows[: len(prompt.past.lengths)] += prompt.past.lengths
