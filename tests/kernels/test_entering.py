@@ -36,7 +36,7 @@ def test_newcomers_follow_the_distribution_of_the_last_column_independently() ->
 
 
 def test_beside_a_forced_token_only_that_token_enters() -> None:
-    """Kills: a distribution made of logits where the grammar says what stands."""
+    """Kills: a distribution computed from logits in a column that the grammar forces."""
     grammar = torch.full((20,), -1)
     grammar[1] = 3
     window = first_window(SEED[:9], 2, VOCAB, grammar=grammar)
