@@ -18,7 +18,6 @@ from sjd2.kernels.types import CORRECTIONS, DraftKind, Rules, Shifts, Window
 from sjd2.kernels.verify_window.draws import PhiloxDraws
 from sjd2.kernels.verify_window.eager import (
     couple,
-    entries_of,
     force,
     grammar_at,
     same_seed,
@@ -58,9 +57,7 @@ def correct_window(
 ) -> Window:
     """Eager twin of `sjd2.kernels.correct_window`; see there for the arguments."""
     rows, at = torch.arange(len(seed), device=seed.device)[:, None], stored_at(scored)
-    was, state, log_p = (
-        entries_of(stored, rows, at) for stored in (seen, state, scored.draft_logits)
-    )
+    was, state, log_p = seen[rows, at], state[rows, at], scored.draft_logits[rows, at]
     now = activate_window(state, tokens, shifts, position=position, grammar=grammar)
     if cpu.is_short(log_p, rules.top_k):
         scores = cpu.shift_the_possible(log_p, now - was, shifts.output)

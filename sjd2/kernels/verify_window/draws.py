@@ -11,7 +11,6 @@ from torch.nn import functional as F
 from sjd2.kernels import philox
 from sjd2.kernels.philox import GROUP, GROUPS_FROM, Stream
 from sjd2.kernels.target.cpu import log
-from sjd2.kernels.verify_window import cpu
 
 
 class Draws(Protocol):
@@ -63,8 +62,6 @@ class PhiloxDraws:
     def choose_again(self, log_p: Tensor, rows: Tensor, columns: Tensor) -> Tensor:
         """See `Draws`. One race: the noise is every token's own, so that drafts win again."""
         seeds, positions = self.seed[rows], self.position[rows] + columns
-        if cpu.is_sparse(log_p):
-            return cpu.race_the_possible(log_p, seeds, positions)
         noise = philox.fixed_gumbel(seeds, positions, Stream.DRAFT, log_p.shape[-1])
         return (log_p + noise).argmax(dim=-1)
 
