@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import pytest
 import torch
 
 from sjd2.kernels import kv_append, kv_truncate
@@ -34,3 +35,9 @@ def test_truncate_moves_guidance_rows_with_their_pictures() -> None:
     lengths = torch.tensor([1, 5, 3, 8])
     kv_truncate(lengths, torch.tensor([2, 0]))
     assert lengths.tolist() == [3, 5, 5, 8]
+
+
+def test_truncate_refuses_rows_that_belong_to_no_picture() -> None:
+    """Kills: accept lengths of another batch, which a kernel would apply to the wrong rows."""
+    with pytest.raises(ValueError, match="lengths has 3 rows: must be a multiple of the 2 of"):
+        kv_truncate(torch.tensor([1, 5, 3]), torch.tensor([2, 0]))

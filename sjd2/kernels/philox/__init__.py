@@ -1,12 +1,12 @@
-"""Counter-addressed random numbers: every draw has an address, and no generator has a state.
+"""Counter-addressed random numbers: every draw has an address, and there is no generator state.
 
-A draw is `philox4x32_10(key = seed, counter = (token, position, iteration, stream))`. What a
-picture receives therefore depends on its own seed and on where in the picture the draw is made,
-never on the batch around it, on the order of evaluation, or on a global generator.
+A draw is `philox4x32_10(key = seed, counter = (token, position, iteration, stream))`. So
+the numbers of a picture depend on its own seed and on the position of the draw, never on the batch
+around it, the order of evaluation or a global generator.
 
 Counter layout, four 32-bit words: c0 = token // 2, c1 = position, c2 = iteration, c3 = stream.
 One block holds four words, that is two 64-bit uniforms: an even token's and its odd neighbour's.
-Where groups of tokens race, group `g` has the number that a token 2^30 + g would have.
+In a race of groups of tokens, group `g` has the number of token 2^30 + g.
 
 Source: Salmon et al., "Parallel Random Numbers: As Easy as 1, 2, 3" (SC 2011); checked in the tests
 against the known answers that the authors publish with Random123.
@@ -22,7 +22,7 @@ from torch import Tensor
 from sjd2.kernels.philox import cpu
 from sjd2.kernels.philox.constants import MASK32, MULTIPLIERS, ROUNDS, WEYL
 
-# Tokens of a group, in a race of two stages, and the "token" that the first group counts as.
+# Tokens per group in a race of two stages, and the "token" that addresses the first group.
 GROUP = 32
 GROUPS_FROM = 2**30
 # The largest float32 below one. Rounding could otherwise lift a uniform to exactly 1.
@@ -30,7 +30,7 @@ _BELOW_ONE = 1.0 - 2.0**-24
 
 
 class Stream(IntEnum):
-    """What a draw is for. Streams never share a number, so no decision borrows another's luck."""
+    """What a draw is for. Streams share no number, so decisions are independent."""
 
     DRAFT = 0
     ACCEPT = 1
@@ -82,8 +82,8 @@ def uniform(
         position: int64, shape S; absolute position in the picture, in [0, 2^31).
         iteration: forward count of the picture; 0 where a draw must not depend on it.
         stream: what the draw is for.
-        vocab_size: how many tokens get a number of their own.
-        first: the first of them, even; one for all addresses, or int64 of shape S.
+        vocab_size: numbers per address, one per token.
+        first: the first token, even; one for all addresses, or int64 of shape S.
 
     Returns:
         float32, shape [*S, vocab_size].
