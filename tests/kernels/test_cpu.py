@@ -1,4 +1,4 @@
-"""What NumPy computes is what torch computes, infinities and NaN included."""
+"""NumPy computes the same as torch, infinities and NaN included."""
 
 from __future__ import annotations
 

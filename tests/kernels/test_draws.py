@@ -1,4 +1,4 @@
-"""The draws themselves: acceptance, the race, fresh tokens, each with the probability it states."""
+"""Acceptance, races and fresh tokens: each has its probability."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ def test_acceptance_has_the_probability_of_its_ratio() -> None:
     assert (kept[4:] == 1).all()
 
 
-def test_a_ratio_that_is_no_number_is_not_accepted() -> None:
+def test_a_nan_ratio_is_not_accepted() -> None:
     """Kills: a NaN row whose drafts all pass."""
     assert not draws().accept(torch.full((ROWS, 1), torch.nan)).any()
 
@@ -87,8 +87,7 @@ def test_a_group_and_its_tokens_race_independently() -> None:
 
 
 def test_fixed_noise_lets_a_draft_win_again() -> None:
-    """Same-seed noise is every token's own: where distributions hardly differ, hardly a token
-    changes.
+    """Same-seed noise is per token: if the distribution hardly changes, few drafts do.
 
     Kills: a race of groups in same-seed mode, where one sum can exchange a whole group.
     """
@@ -104,10 +103,8 @@ def test_fixed_noise_lets_a_draft_win_again() -> None:
 
 
 @pytest.mark.parametrize("vocab_size", [60, 512])
-def test_what_is_no_number_is_drawn_as_torch_would(vocab_size: int) -> None:
-    """Kills: a distribution without a single number that breaks the batch instead of giving token
-    0.
-    """
+def test_nan_weights_draw_token_zero(vocab_size: int) -> None:
+    """As argmax does. Kills: an index out of range that breaks the batch."""
     targets = torch.ones(9, vocab_size)
     targets[2], targets[3] = torch.nan, 0
     tokens = draws().choose(

@@ -24,14 +24,14 @@ def test_append_touches_the_window_and_nothing_else() -> None:
 
 
 def test_truncate_moves_the_length_in_place() -> None:
-    """Kills: a copy of the lengths, after which the cache forgets."""
+    """Kills: a copy of the lengths, which leaves the cache as it was."""
     lengths = torch.tensor([1, 5])
     kv_truncate(lengths, torch.tensor([2, 0]))
     assert lengths.tolist() == [3, 5]
 
 
 def test_truncate_moves_guidance_rows_with_their_pictures() -> None:
-    """Kills: rows of guidance that lie beside their picture, or are left behind."""
+    """Kills: guidance rows that are left out, or given the accept length of another picture."""
     lengths = torch.tensor([1, 5, 3, 8])
     kv_truncate(lengths, torch.tensor([2, 0]))
     assert lengths.tolist() == [3, 5, 5, 8]

@@ -88,7 +88,7 @@ def test_uniform_and_gumbel_have_their_moments() -> None:
     assert abs(g.var() - torch.pi**2 / 6) < 2e-2
 
 
-def test_fixed_noise_is_the_same_however_often_and_wherever_it_is_asked_for(
+def test_fixed_noise_is_the_same_in_every_call(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """Kills: a remembered row of another seed, position, stream or vocabulary; one written over."""
@@ -131,7 +131,7 @@ def test_every_part_of_the_address_changes_the_draw() -> None:
 
 
 def test_streams_are_uncorrelated() -> None:
-    """Kills: two streams of one number."""
+    """Kills: two streams with the same number."""
     seed, position = addresses(50_000)
     draws = torch.stack([uniform(seed, position, 1, stream).squeeze(-1) for stream in Stream])
     correlation = torch.corrcoef(draws) - torch.eye(len(Stream))
