@@ -108,13 +108,6 @@ class DecodingState:
         """What stands at every picture position, drafts included, int64 [B, length + room]."""
         return self.tokens[self.rows].scatter(1, self.columns(), self.window.tokens)
 
-    def positions_of(self, entries: Tensor) -> Tensor:
-        """The model's positions of entries [R, W] of the cache: [R, W], or [P, R, W]."""
-        if self.positions is None:
-            return entries
-        known = entries.clamp(max=self.positions.shape[2] - 1)  # a window may overrun the picture
-        return self.positions.gather(2, known.expand(len(self.positions), -1, -1))
-
     def feed(self) -> Slots:
         """What the slots of the window are fed; the first one begins with the prompts' ends."""
         slots = self.drafts.feed(self)
