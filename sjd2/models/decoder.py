@@ -85,7 +85,10 @@ class DecoderOnly:
         if greatest >= self.vocabulary:
             raise ValueError(f"model: its vocabulary of {self.vocabulary} lacks token {greatest}")
         self.ids, self.vocab_size = self._known.to(model.device), len(self._known)
-        self.head = ImageHead(model.get_output_embeddings(), self.ids, len(self.image_ids))
+        head: Any = model.get_output_embeddings()
+        self.head = ImageHead(head, self.ids, len(self.image_ids))
+        # What processors and scores range over: fewer than the words where images alone are drawn.
+        self.scored: int = getattr(head, "out_features", self.vocabulary)
         self.layout, self.geometry = layout, self.geometry_of(layout)
 
     # What a family may have its own way with.
@@ -282,7 +285,7 @@ class DecoderOnly:
             generation_config,
             streamer,
             [one for one in stopping_criteria if one not in ends],
-            words=(self.ids, self.vocabulary),
+            words=(self.ids, self.scored),
             pad_id=prompt.pad_id if ends else None,
         )
         return lockstep.request(prompt, sampling)
@@ -325,7 +328,7 @@ class DecoderOnly:
                 steps.others,
                 ids=self.ids,
                 codes=len(self.image_ids),
-                vocab_size=self.vocabulary,
+                vocab_size=self.scored,
                 prompt_width=input_ids.shape[1],
                 images=len(input_ids),
                 length=length,
