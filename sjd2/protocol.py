@@ -68,6 +68,15 @@ class Prompt:
     positions: Tensor | None = None
 
 
+def positions_of(known: Tensor | None, entries: Tensor) -> Tensor:
+    """The model's positions of entries [R, W]: [R, W], or [P, R, W] where [P, R, S] are known."""
+    if known is None:
+        return entries
+    # A window may overrun the picture; what it holds there is never committed.
+    at = entries.clamp(max=known.shape[2] - 1)
+    return known.gather(2, at.expand(len(known), -1, -1))
+
+
 @dataclass(frozen=True)
 class Sampling:
     """What `generate` was asked to do to the logits."""

@@ -68,7 +68,7 @@ class Grids:
         return picture.reshape(len(tokens), self.height, self.width)
 
 
-class _Asked(NamedTuple):
+class Asked(NamedTuple):
     """What a call draws: `image_grid_thw`, `images_per_sample` and `pixel_values`, read."""
 
     layout: Grids
@@ -100,7 +100,7 @@ class GlmImage(DecoderOnly):
 
     def layout_of(self, input_ids: Tensor, image_sizes: Any) -> Any:
         """See `DecoderOnly`; `image_sizes` is what `_asked` has read."""
-        if not isinstance(image_sizes, _Asked):
+        if not isinstance(image_sizes, Asked):
             raise ValueError("image_grid_thw: needed, as the processor returns it")
         return image_sizes.layout
 
@@ -111,8 +111,7 @@ class GlmImage(DecoderOnly):
         given = args[0] if args else kwargs.get("inputs")
         input_ids = kwargs.get("input_ids") if given is None else given
         if kwargs.get("generation_mode") != "text" and self._draws(input_ids):
-            grids, images = kwargs.get("image_grid_thw"), kwargs.get("images_per_sample")
-            asked = self._asked(input_ids, grids, images)
+            asked = self.asked_by(**{**kwargs, "input_ids": input_ids})
             pixels = kwargs.pop("pixel_values", None)
             if pixels is not None:
                 asked = asked._replace(codes=self._codes(pixels, asked.sources))
@@ -126,7 +125,7 @@ class GlmImage(DecoderOnly):
         grids, images = kwargs.pop("image_grid_thw", None), kwargs.pop("images_per_sample", None)
         asked = kwargs.pop("image_sizes", None)
         if asked is None:
-            asked = self._asked(input_ids, grids, images)
+            asked = self.asked_by(input_ids, grids, images)
         repeats = len(input_ids) // len(asked.sources)
         sources = [grids for grids in asked.sources for _ in range(repeats)]
         encoded = (kwargs.pop("mm_encoder_outputs", None) or {}).get("image")
@@ -142,8 +141,21 @@ class GlmImage(DecoderOnly):
         positions = self._positions(input_ids, mask, sources, asked.layout)
         return replace(request, prompt=replace(request.prompt, positions=positions))
 
-    def _asked(self, input_ids: Any, image_grid_thw: Any, images_per_sample: Any) -> _Asked:
-        """The grids of a call, checked.
+    def asked_by(
+        self,
+        input_ids: Any,
+        image_grid_thw: Any = None,
+        images_per_sample: Any = None,
+        **others: Any,
+    ) -> Asked:
+        """The grids of a call of `generate`, checked.
+
+        Args:
+            input_ids: int [B, L].
+            image_grid_thw: int [grids, 3], of every prompt its pictures, then what is drawn, the
+                preview last.
+            images_per_sample: int [B], how many of them are each prompt's; None for one prompt.
+            **others: are not looked at.
 
         Raises:
             ValueError: none, not as many as are said, or of pictures that differ in size.
@@ -172,7 +184,7 @@ class GlmImage(DecoderOnly):
             targets.add(tuple(reversed(own[shown:])))
         if len(targets) != 1:
             raise ValueError(f"image_grid_thw: the pictures of a call have one size, not {targets}")
-        return _Asked(Grids(targets.pop(), self._end), sources)
+        return Asked(Grids(targets.pop(), self._end), sources)
 
     @torch.no_grad()
     def _codes(self, pixel_values: Tensor, sources: list[list[Grid]]) -> Tensor:

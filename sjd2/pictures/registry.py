@@ -96,12 +96,12 @@ def _name_of(model_class: type) -> str:
 def _janus(model: Any, processor: Any, size: _Size = None, vq_decoder: _File = None) -> Pipeline:
     if size is not None:
         raise ValueError("size: a Janus draws pictures of one size, its own")
-    _refuse_decoder(vq_decoder)
+    refuse_decoder(vq_decoder)
     return JanusPipeline(model, processor)
 
 
 def _emu3(model: Any, processor: Any, size: _Size = None, vq_decoder: _File = None) -> Pipeline:
-    _refuse_decoder(vq_decoder)
+    refuse_decoder(vq_decoder)
     return Emu3Pipeline(model, processor, size)
 
 
@@ -117,7 +117,8 @@ def _chameleon(
     return ChameleonPipeline(model, processor, decoder, size)
 
 
-def _refuse_decoder(vq_decoder: _File) -> None:
+def refuse_decoder(vq_decoder: _File) -> None:
+    """Raises ValueError where a decoder is given to a model that has its own."""
     if vq_decoder is not None:
         raise ValueError(f"vq_decoder {str(vq_decoder)!r}: this model has a decoder of its own")
 

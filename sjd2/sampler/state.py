@@ -69,8 +69,7 @@ class DecodingState:
         self.cache = WindowCache(self.copies * images, room + cached, device)
         if prompt.past:
             self.cache.fill(prompt.past)
-        # The last entry that a token is drawn from. Slots behind it, where a window overruns the
-        # picture, stand where it does: a model may look at how far its positions go.
+        # The last entry that a token is drawn from.
         self.last_entry = self.cache.lengths + prompt.lengths + self.length - 2
         self.iteration, self.prefill_passes = 1, 0
         self.complete = self.committed = 0
@@ -110,13 +109,6 @@ class DecodingState:
     def standing(self) -> Tensor:
         """What stands at every picture position, drafts included, int64 [B, length + room]."""
         return self.tokens[self.rows].scatter(1, self.columns(), self.window.tokens)
-
-    def positions_of(self, entries: Tensor) -> Tensor:
-        """The model's positions of entries [R, W] of the cache: [R, W], or [P, R, W]."""
-        entries = entries.minimum(self.last_entry[:, None])
-        if self.positions is None:
-            return entries
-        return self.positions.gather(2, entries.expand(len(self.positions), -1, -1))
 
     def feed(self) -> Slots:
         """What the slots of the window are fed; the first one begins with the prompts' ends."""

@@ -182,7 +182,7 @@ def test_the_published_sizes_have_their_layouts() -> None:
     ids = torch.tensor([[5, 6, 16384]])
     for pixels, preview, tokens in ((512, 16, 513), (1024, 16, 1281), (2048, 16, 4353)):
         grids = torch.tensor([[1, pixels // 32, pixels // 32], [1, preview, preview]])
-        layout = family._asked(ids, grids, torch.tensor([2])).layout
+        layout = family.asked_by(ids, grids, torch.tensor([2])).layout
         assert layout.length == tokens
         assert layout.drawn == ((preview, preview), (pixels // 32, pixels // 32))
         assert family.geometry_of(layout).grammar.shape == (tokens,)
