@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+from collections.abc import Iterator
 from operator import itemgetter
 from pathlib import Path
 from typing import Any, Literal, TypeVar
@@ -35,11 +36,24 @@ def fingerprint(backbone: nn.Module) -> str:
     ones, count by their names and shapes.
     """
     digest = hashlib.sha256()
-    named = [(without_lora(name), tensor) for name, tensor in backbone.state_dict().items()]
-    for name, tensor in sorted((one for one in named if one[0] is not None), key=itemgetter(0)):
-        digest.update(f"{name} {tuple(getattr(tensor, 'shape', ()))}".encode())
+    for name, tensor in sorted(_weights(backbone), key=itemgetter(0)):
+        digest.update(f"{name} {tuple(tensor.shape)}".encode())
         digest.update(_sample(tensor))
     return digest.hexdigest()[:32]
+
+
+def _weights(backbone: nn.Module) -> Iterator[tuple[str, Tensor]]:
+    """What `state_dict` lists of a model without LoRA.
+
+    That itself is not called: bitsandbytes unpacks weights for it, and not into what they were.
+    """
+    for path, module in backbone.named_modules(remove_duplicate=False):
+        kept = (one for one in module._buffers if one not in module._non_persistent_buffers_set)
+        tensors = {**module._parameters, **{name: module._buffers[name] for name in kept}}
+        for name, tensor in tensors.items():
+            known = without_lora(f"{path}.{name}" if path else name)
+            if known is not None and tensor is not None:
+                yield known, tensor
 
 
 def _sample(tensor: Tensor) -> bytes:
@@ -49,8 +63,8 @@ def _sample(tensor: Tensor) -> bytes:
         chosen = torch.linspace(0, len(flat) - 1, min(_SAMPLE, len(flat)), dtype=torch.float64)
         values = flat[chosen.long().to(flat.device)].to(torch.bfloat16).float().cpu()
         return values.numpy().tobytes()
-    except (RuntimeError, TypeError, AttributeError):
-        # A tensor subclass without these operations, a tensor on "meta", or no tensor at all.
+    except Exception:
+        # A tensor on "meta", or a subclass without these operations, which may raise anything.
         return b"unread"
 
 
