@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, get_args
 from sjd2.cli import arguments, values
 from sjd2.config import Schedule
 from sjd2.demo import DEMO
+from sjd2.extras import missing
 
 if TYPE_CHECKING:
     from sjd2.finetune.corrector import CorrectorSettings
@@ -90,7 +91,7 @@ def run(given: argparse.Namespace) -> int:
     try:
         import sjd2.finetune.trainer  # noqa: F401
     except ImportError as error:
-        raise ValueError(f"fine-tuning needs more: pip install 'sjd2[train]' ({error})") from error
+        raise missing("fine-tuning", "train", error) from error
     import torch
 
     from sjd2.cli import common

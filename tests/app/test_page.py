@@ -9,7 +9,7 @@ import shutil
 import pytest
 import torch
 
-gr = pytest.importorskip("gradio", reason="gradio is not installed: pip install 'sjd2[app]'")
+gr = pytest.importorskip("gradio", reason="gradio is not installed: make install")
 sync_api = pytest.importorskip("playwright.sync_api", reason="playwright is not installed")
 
 from PIL import Image  # noqa: E402
