@@ -120,7 +120,8 @@ def _check_folder(out: Path, pipeline: Pipeline, plan: Plan, companions: Compani
     )
     if names:
         raise ValueError(
-            f"{out}: holds a report with other {', '.join(names)}; choose another folder, or remove it"
+            f"{out}: holds a report with other {', '.join(names)}; "
+            "choose another folder, or remove it"
         )
 
 

@@ -16,6 +16,7 @@ from sjd2.calls.checks import check_room, checked_ids, checked_sampling, unpadde
 from sjd2.calls.lockstep import Lockstep
 from sjd2.models.backbone import check_attention, run_backbone
 from sjd2.protocol import Geometry, LogitsProcessor, Prompt, Request, Sampling
+from sjd2.ranges import COUNT
 
 # Settings of transformers' GenerationConfig that image generation reads here.
 _HONOURED = {
@@ -121,6 +122,8 @@ class Janus:
             return None
         given = kwargs.pop("generation_config", None)
         asked = {**(given.to_diff_dict() if given is not None else {}), **kwargs}
+        if asked.get("num_return_sequences") is not None:
+            COUNT.check("num_return_sequences", asked["num_return_sequences"])
         config, rest = self.model._prepare_generation_config(given, **kwargs)
         if config.get_generation_mode() not in (
             GenerationMode.SAMPLE,

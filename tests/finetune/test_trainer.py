@@ -11,8 +11,8 @@ import pytest
 import torch
 
 import sjd2
-from sjd2.finetune.settings import FinetuneSettings
 from sjd2.finetune.runs import last_checkpoint
+from sjd2.finetune.settings import FinetuneSettings
 from sjd2.finetune.trainer import finetune
 from sjd2.models import family_of
 from tests.finetune.test_packing import INPUTS, SAMPLING
