@@ -40,10 +40,15 @@ def of_distributions(logits: Tensor) -> Cases:
     """`target/cpu.py`."""
     few = logits.masked_fill(logits < logits.topk(TOP_K).values[:, -1:], -torch.inf)
     few = few.log_softmax(-1)
+    cut = logits.topk(2000).values[:, -1:]
     residual = (few.exp() - few.roll(1, 0).exp()).clamp(min=0)
     return {
         "exp of filtered log-probabilities": (lambda: target.exp(few), few.exp),
         "log of residuals": (lambda: target.log(residual), residual.log),
+        "drop_below the 2000th": (
+            lambda: target.drop_below(logits, cut),
+            lambda: logits.masked_fill(logits < cut, -torch.inf),
+        ),
         "kth_largest, the 2000th": (
             lambda: target.kth_largest(logits, 2000),
             lambda: logits.topk(2000).values[:, -1:],

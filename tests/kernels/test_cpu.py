@@ -16,6 +16,10 @@ CASES: dict[str, tuple[Callable[[Tensor], Tensor], Callable[[Tensor], Tensor]]] 
     "first": (lambda x: cpu.kth_largest(x, 1), lambda x: x.topk(1).values),
     "fifth": (lambda x: cpu.kth_largest(x, 5), lambda x: x.topk(5).values[..., -1:]),
     "last": (lambda x: cpu.kth_largest(x, 9), lambda x: x.amin(-1, keepdim=True)),
+    "drop": (
+        lambda x: cpu.drop_below(x, x[..., :1]),
+        lambda x: x.masked_fill(x < x[..., :1], -torch.inf),
+    ),
     "descending": (cpu.descending, lambda x: x.sort(descending=True).values),
 }
 
@@ -38,6 +42,9 @@ def test_nan_is_the_largest() -> None:
     assert cpu.kth_largest(x, 1).isnan().all()
     assert cpu.kth_largest(x, 2).item() == 3
     assert cpu.descending(x)[0, 0].isnan()
+    dropped = cpu.drop_below(x, torch.tensor([[2.0]]))
+    expected = torch.tensor([[-torch.inf, torch.nan, 3.0]])
+    torch.testing.assert_close(dropped, expected, equal_nan=True)
 
 
 @pytest.mark.parametrize("k", [1, 2, 500, 4096, 8192])

@@ -60,7 +60,7 @@ def correct_window(
     if cpu.is_short(log_p, rules.top_k):
         scores = cpu.shift_the_possible(log_p, now - was, shifts.output)
     else:
-        scores = log_p + (now - was) @ shifts.output.T
+        scores = log_p.add_((now - was) @ shifts.output.T)  # `log_p` is a copy already
     if grammar is not None:
         # A forced column has no distribution to correct, nor have columns that entered beside it.
         beside = grammar_at(grammar, position - scored.offset, scored.draft_logits.shape[1])

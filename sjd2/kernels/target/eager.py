@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from sjd2.kernels.target.cpu import descending, kth_largest
+from sjd2.kernels.target.cpu import descending, drop_below, kth_largest
 from sjd2.kernels.types import Rules
 
 
@@ -55,7 +55,7 @@ def guide(logits: Tensor, scale: float) -> Tensor:
 
 def _keep_top_k(logits: Tensor, k: int) -> Tensor:
     """Drop what is below the k-th largest logit; ties with it stay, as in transformers."""
-    return logits.masked_fill(logits < kth_largest(logits, k), -torch.inf)
+    return drop_below(logits, kth_largest(logits, k))
 
 
 def _keep_top_p(logits: Tensor, p: float) -> Tensor:
@@ -65,4 +65,4 @@ def _keep_top_p(logits: Tensor, p: float) -> Tensor:
     mass_before = probability.cumsum(dim=-1) - probability
     # The most likely token has no mass before it, so one is kept, but for rows of NaN.
     last = (mass_before < p).sum(dim=-1, keepdim=True).sub(1).clamp(min=0)
-    return logits.masked_fill(logits < ordered.gather(-1, last), -torch.inf)
+    return drop_below(logits, ordered.gather(-1, last))
