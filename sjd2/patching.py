@@ -200,6 +200,9 @@ def restore(model: M) -> M:
 
     Returns:
         The same object, its `__dict__` as before `accelerate`.
+
+    Raises:
+        TypeError: it is no model at all.
     """
     hook = _hook(model)
     if hook is not None:
@@ -255,6 +258,7 @@ def decoding_stats(model: object) -> DecodingStats:
     """The account of the last accelerated call of `model.generate`.
 
     Raises:
+        TypeError: it is no model at all.
         ValueError: the model is not accelerated, or has drawn nothing yet.
 
     Example:
@@ -278,5 +282,7 @@ def decoding_stats(model: object) -> DecodingStats:
 
 
 def _hook(model: object) -> Accelerated | None:
+    if not hasattr(model, "__dict__"):
+        raise TypeError(f"model is a {type(model).__name__}, must be a transformers model")
     hook = vars(model).get("generate")
     return hook if isinstance(hook, Accelerated) else None

@@ -76,8 +76,11 @@ def save_adapter(adapter: Adapter, folder: str | Path) -> None:
     Args:
         adapter: of `sjd2.new_adapter` or `load_adapter`.
         folder: receives adapter.safetensors and adapter.json.
+
+    Raises:
+        TypeError: it is no adapter.
     """
-    _save(adapter, "adapter", Path(folder))
+    _save(adapter, Adapter, "adapter", Path(folder))
 
 
 def save_corrector(corrector: Corrector, folder: str | Path) -> None:
@@ -88,8 +91,11 @@ def save_corrector(corrector: Corrector, folder: str | Path) -> None:
     Args:
         corrector: of `sjd2.new_corrector` or `load_corrector`.
         folder: receives corrector.safetensors and corrector.json.
+
+    Raises:
+        TypeError: it is no corrector.
     """
-    _save(corrector, "corrector", Path(folder))
+    _save(corrector, Corrector, "corrector", Path(folder))
 
 
 def load_adapter(folder: str | Path) -> Adapter:
@@ -112,7 +118,9 @@ def load_corrector(folder: str | Path) -> Corrector:
     return _load(Corrector, "corrector", Path(folder))
 
 
-def _save(companion: Companion, kind: Kind, folder: Path) -> None:
+def _save(companion: Companion, wanted: type[Companion], kind: Kind, folder: Path) -> None:
+    if not isinstance(companion, wanted):
+        raise TypeError(f"{kind} is a {type(companion).__name__}, must be {with_article(kind)}")
     weights, config = _files(folder, kind)
     tensors = {
         name: value.detach().cpu().contiguous() for name, value in companion.state_dict().items()
