@@ -90,6 +90,8 @@ def test_hooks_say_where_a_model_computes() -> None:
     hook = Counting(torch.device("cuda", 1))
     add_hook_to_module(model, SequentialHook(AlignDevicesHook(), hook))
     assert device_of(model) == torch.device("cuda", 1)
+    hook.execution_device = torch.device("cpu", 0)  # as diffusers names it, and no tensor does
+    assert device_of(model) == torch.device("cpu")
     other = FAMILIES["emu3"].make()
     add_hook_to_module(other, AlignDevicesHook(torch.device("cpu")))
     bring(other)
