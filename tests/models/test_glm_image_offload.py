@@ -1,14 +1,18 @@
-"""GLM-Image whose halves take turns: diffusers' `enable_model_cpu_offload`, here on a CPU alone."""
+"""GLM-Image with weights elsewhere, by diffusers' `enable_model_cpu_offload` or by accelerate."""
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
+import torch
 
 import sjd2
+from tests.glm_image_model import asked, tiny_glm_image
 from tests.models.test_glm_image_pipeline import draw, pipe
+from tests.models.test_offload import WAYS, offloaded
 
 __all__ = ["pipe"]  # a fixture
 
@@ -34,3 +38,15 @@ def test_the_half_that_draws_tokens_is_brought_once(
         assert all(np.array_equal(one, other) for one, other in zip(drawn, expected, strict=True))
     finally:
         pipe.remove_all_hooks()
+
+
+@pytest.mark.parametrize("way", WAYS)
+def test_an_offloaded_model_draws_what_it_draws_at_home(way: str, tmp_path: Path) -> None:
+    """From words: pictures in a prompt fail upstream, whose tokenizer reads a weight on "meta".
+
+    Kills: prompts asked to be on "meta".
+    """
+    inputs = asked(tiny_glm_image())
+    expected = sjd2.accelerate(tiny_glm_image(), window=7).generate(**inputs, do_sample=False)
+    model = sjd2.accelerate(offloaded(tiny_glm_image(), way, tmp_path), window=7)
+    assert torch.equal(model.generate(**inputs, do_sample=False), expected)
