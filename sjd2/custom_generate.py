@@ -10,6 +10,7 @@ import torch
 
 from sjd2.config import DecodingConfig, seeds_for
 from sjd2.models import ImageModel, family_of
+from sjd2.placement import bring
 from sjd2.protocol import Request
 from sjd2.sampler import DecodingStats, Method, decode, resolve
 
@@ -94,6 +95,7 @@ def generate(
     prepared = getattr(family, "prepared", None)
     if prepared is None:
         raise ValueError(f"a {type(model).__name__} draws by its own generate: use accelerate")
+    bring(model)
     request = prepared(
         input_ids,
         logits_processor,

@@ -21,13 +21,13 @@ def add_model(group: argparse._ActionsContainer) -> None:
         metavar="demo|FOLDER|HUB_ID",
         default=DEMO,
         help="the small embedded model, which knows coloured shapes on textured grounds, or a "
-        "Janus, Emu3, Lumina-mGPT or Anole (default: demo)",
+        "Janus, Emu3, GLM-Image, Lumina-mGPT or Anole (default: demo)",
     )
     group.add_argument(
         "--size",
         type=values.size,
         metavar="WIDTHxHEIGHT",
-        help="of the pictures in pixels, for Emu3 and Lumina-mGPT",
+        help="of the pictures in pixels, for Emu3, GLM-Image and Lumina-mGPT",
     )
     group.add_argument(
         "--vq-decoder",

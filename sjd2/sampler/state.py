@@ -50,6 +50,7 @@ class DecodingState:
         prompt, geometry = request.prompt, request.geometry
         device, images = prompt.embeddings.device, len(seeds)
         self.prompt, self.geometry, self.rules = prompt, geometry, rules
+        self.positions = prompt.positions
         self.length, self.table = geometry.length, model.embedding_table()
         self.backend = backend
         self.settle_every = 1 if device.type == "cpu" else _SETTLE_EVERY
@@ -68,6 +69,8 @@ class DecodingState:
         self.cache = WindowCache(self.copies * images, room + cached, device)
         if prompt.past:
             self.cache.fill(prompt.past)
+        # The last entry that a token is drawn from.
+        self.last_entry = self.cache.lengths + prompt.lengths + self.length - 2
         self.iteration, self.prefill_passes = 1, 0
         self.complete = self.committed = 0
         self.drafts: Drafts = TokenDrafts()
@@ -149,4 +152,8 @@ class DecodingState:
         self.position = self.position[rows]
         self.window = self.window.keep_rows(rows)
         self.drafts.keep_rows(rows)
-        self.cache.keep_rows(torch.cat([rows + everyone * copy for copy in range(self.copies)]))
+        copies = torch.cat([rows + everyone * copy for copy in range(self.copies)])
+        self.cache.keep_rows(copies)
+        self.last_entry = self.last_entry[copies]
+        if self.positions is not None:
+            self.positions = self.positions[:, copies]
