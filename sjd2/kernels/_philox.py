@@ -75,7 +75,7 @@ def philox4x32(
 def uniform(
     seed: Tensor,
     position: Tensor,
-    iteration: int,
+    iteration: int | Tensor,
     stream: Stream,
     vocab_size: int = 1,
     first: Tensor | int = 0,
@@ -87,7 +87,8 @@ def uniform(
     Args:
         seed: int64, any shape S; the picture's seed, all 64 bits of it.
         position: int64, shape S; absolute position in the picture, in [0, 2^31).
-        iteration: forward count of the picture; 0 where a draw must not depend on it.
+        iteration: forward count of the picture; 0 where a draw must not depend on it. One for all
+            addresses, or int64 of shape S.
         stream: what the draw is for.
         vocab_size: how many tokens get a number of their own.
         first: the first of them, even; one for all addresses, or int64 of shape S.
@@ -108,7 +109,7 @@ def uniform(
 
 
 def uniform_token(
-    seed: Tensor, position: Tensor, iteration: int, stream: Stream, vocab_size: int
+    seed: Tensor, position: Tensor, iteration: int | Tensor, stream: Stream, vocab_size: int
 ) -> Tensor:
     """One token per address, uniform over the vocabulary (to `vocab_size / 2^32`).
 
@@ -142,7 +143,7 @@ def _fraction_by_numpy(high: NDArray[np.uint64], low: NDArray[np.uint64]) -> NDA
 
 
 def _blocks(
-    seed: Tensor, position: Tensor, iteration: int, stream: Stream, block: Tensor
+    seed: Tensor, position: Tensor, iteration: int | Tensor, stream: Stream, block: Tensor
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     """The four words of some Philox blocks of every address, each int64 [*S, n].
 
@@ -157,12 +158,13 @@ def _blocks(
     # The constant words stay small, so only the later rounds work on the full shape.
     one = torch.ones((1,) * block.ndim, dtype=torch.int64, device=block.device)
     key = ((seed & _MASK32).unsqueeze(-1), ((seed >> 32) & _MASK32).unsqueeze(-1))
-    counter = (block, position.unsqueeze(-1), one * iteration, one * int(stream))
+    when = one * iteration if isinstance(iteration, int) else iteration.unsqueeze(-1)
+    counter = (block, position.unsqueeze(-1), when, one * int(stream))
     return philox4x32(counter, key)
 
 
 def _blocks_by_numpy(
-    seed: Tensor, position: Tensor, iteration: int, stream: Stream, block: Tensor
+    seed: Tensor, position: Tensor, iteration: int | Tensor, stream: Stream, block: Tensor
 ) -> tuple[NDArray[np.uint64], NDArray[np.uint64]]:
     """The same words: a hundred operations on a few numbers cost NumPy a fifth of what torch asks.
 
@@ -177,7 +179,11 @@ def _blocks_by_numpy(
     )
     even = np.empty((2, len(keys), count), np.uint64)
     odd = np.empty_like(even)
-    even[0], even[1] = block.numpy().view(np.uint64).reshape(-1, count), iteration
+    even[0] = block.numpy().view(np.uint64).reshape(-1, count)
+    if isinstance(iteration, int):
+        even[1] = iteration
+    else:
+        even[1] = iteration.numpy().view(np.uint64).reshape(-1, 1)
     odd[0], odd[1] = positions, int(stream)
     mask, half = np.uint64(_MASK32), np.uint64(32)
     multipliers, weyl = (np.array(two, np.uint64)[:, None, None] for two in (_MULTIPLIERS, _WEYL))
@@ -201,7 +207,7 @@ def _blocks_by_numpy(
 def gumbel(
     seed: Tensor,
     position: Tensor,
-    iteration: int,
+    iteration: int | Tensor,
     stream: Stream,
     vocab_size: int,
     first: Tensor | int = 0,
@@ -246,7 +252,7 @@ def fixed_gumbel(seed: Tensor, position: Tensor, stream: Stream, vocab_size: int
 
 
 def gumbel_of(
-    seed: Tensor, position: Tensor, iteration: int, stream: Stream, token: Tensor
+    seed: Tensor, position: Tensor, iteration: int | Tensor, stream: Stream, token: Tensor
 ) -> Tensor:
     """The noise that `gumbel` gives to single tokens: less work where few can be drawn.
 

@@ -139,6 +139,7 @@ def _correct_window(
     position: Tensor,
     grammar: Tensor | None,
     iteration: int,
+    begun: Tensor | None,
     guidance_scale: float,
     temperature: float,
     mode: int,
@@ -205,6 +206,7 @@ def _correct_window(
         ignored[0],
         stats,
         iteration,
+        absent if begun is None else begun,
         vocab,
         -math.log(vocab),
         guidance_scale,
@@ -217,6 +219,7 @@ def _correct_window(
         TOP_K=0,
         TOP_P=False,
         HAS_GRAMMAR=grammar is not None,
+        HAS_BEGUN=begun is not None,
         **tiles_for(vocab, top_p=False),
     )
     return outputs
@@ -249,6 +252,7 @@ def correct_window(
     seed: Tensor,
     position: Tensor,
     iteration: int,
+    begun: Tensor | None = None,
     correction: int,
     grammar: Tensor | None = None,
 ) -> Window:
@@ -275,6 +279,7 @@ def correct_window(
         position.contiguous(),
         grammar,
         iteration + CORRECTIONS * correction,
+        begun,
         rules.guidance_scale,
         rules.temperature,
         MODES["maximal" if rules.verify == "ratio" else rules.verify],

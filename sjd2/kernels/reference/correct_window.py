@@ -20,6 +20,7 @@ from sjd2.kernels.reference.verify_window import (
     force,
     grammar_at,
     is_host,
+    own_iteration,
     same_seed,
     stored_at,
 )
@@ -56,6 +57,7 @@ def correct_window(
     seed: Tensor,
     position: Tensor,
     iteration: int,
+    begun: Tensor | None = None,
     correction: int,
     grammar: Tensor | None = None,
 ) -> Window:
@@ -71,7 +73,8 @@ def correct_window(
         stays = torch.where(token_ids == window.tokens.unsqueeze(-1), 0.0, -torch.inf)
         scores = torch.where((beside.gather(1, at) >= 0).unsqueeze(-1), stays, scores)
     log_q = torch.log_softmax(scores, dim=-1)
-    draws = PhiloxDraws(seed, position, iteration + CORRECTIONS * correction)
+    when = own_iteration(iteration + CORRECTIONS * correction, begun)
+    draws = PhiloxDraws(seed, position, when)
     if rules.verify == "greedy":
         drafts = log_q.argmax(dim=-1)
     elif rules.verify == "gumbel":

@@ -45,7 +45,7 @@ class Draws(Protocol):
 class PhiloxDraws:
     """The draws of the library: addressed by seed, position and iteration."""
 
-    def __init__(self, seed: Tensor, position: Tensor, iteration: int) -> None:
+    def __init__(self, seed: Tensor, position: Tensor, iteration: int | Tensor) -> None:
         self.seed, self.position, self.iteration = seed, position, iteration
 
     def accept(self, log_ratio: Tensor) -> Tensor:
@@ -53,7 +53,7 @@ class PhiloxDraws:
         columns = torch.arange(log_ratio.shape[1], device=log_ratio.device)
         positions = self.position[:, None] + columns
         seeds = self.seed[:, None].expand_as(positions)
-        u = _philox.uniform(seeds, positions, self.iteration, Stream.ACCEPT).squeeze(-1)
+        u = _philox.uniform(seeds, positions, self._when(positions), Stream.ACCEPT).squeeze(-1)
         return u.log() < log_ratio
 
     def choose(self, weights: Tensor, rows: Tensor, columns: Tensor, stream: Stream) -> Tensor:
@@ -62,7 +62,8 @@ class PhiloxDraws:
         Two of them, for a fraction of the noise: groups of tokens race with the sums of their
         weights, then the tokens of the group that won.
         """
-        at = (self.seed[rows], self.position[rows] + columns, self.iteration, stream)
+        when = self.iteration if isinstance(self.iteration, int) else self.iteration[rows]
+        at = (self.seed[rows], self.position[rows] + columns, when, stream)
         if missing := -weights.shape[1] % GROUP:
             weights = F.pad(weights, (0, missing))
         groups = weights.view(len(weights), weights.shape[1] // GROUP, GROUP)
@@ -91,7 +92,14 @@ class PhiloxDraws:
         """See `Draws`."""
         positions = self.position[:, None] + columns
         seeds = self.seed[:, None].expand_as(positions)
-        return _philox.uniform_token(seeds, positions, self.iteration, Stream.DRAFT, vocab_size)
+        when = self._when(positions)
+        return _philox.uniform_token(seeds, positions, when, Stream.DRAFT, vocab_size)
+
+    def _when(self, positions: Tensor) -> int | Tensor:
+        """The iteration of every position [B, W]."""
+        if isinstance(self.iteration, int):
+            return self.iteration
+        return self.iteration[:, None].expand_as(positions)
 
 
 def verify_window(
@@ -102,6 +110,7 @@ def verify_window(
     seed: Tensor,
     position: Tensor,
     iteration: int,
+    begun: Tensor | None = None,
     length: int,
     grammar: Tensor | None = None,
     noisy: Tensor | None = None,
@@ -111,7 +120,8 @@ def verify_window(
     forced = None if grammar is None else grammar_at(grammar, position, logits.shape[1])
     log_p = target_log_probs(logits, rules, forced)
     # In same-seed mode what enters must not depend on when either, only on where it stands.
-    draws = PhiloxDraws(seed, position, 0 if rules.verify == "gumbel" else iteration)
+    when = 0 if rules.verify == "gumbel" else own_iteration(iteration, begun)
+    draws = PhiloxDraws(seed, position, when)
     return decide(
         log_p,
         window,
@@ -123,6 +133,11 @@ def verify_window(
         noisy=noisy,
         next_width=next_width,
     )
+
+
+def own_iteration(iteration: int, begun: Tensor | None) -> int | Tensor:
+    """The number of an iteration as every row counts: one for all, or int64 [B]."""
+    return iteration if begun is None else iteration - begun
 
 
 def decide(
