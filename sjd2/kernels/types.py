@@ -105,6 +105,34 @@ class Window(NamedTuple):
             law_stats=stats,
         )
 
+    def put_rows(self, rows: Tensor, other: Window) -> Window:
+        """This window with the given rows, int64 [B'], replaced by those of `other` [B'].
+
+        Both have as many columns; `law` may have been kept of another number of them, for the last
+        one stands for all behind it.
+        """
+        stored = max(self.law.shape[1], other.law.shape[1])
+        images, copies = len(self.slots), len(self.law) // len(self.slots)
+        law = _stretched(self.law, stored)
+        law_rows = torch.cat([rows + copy * images for copy in range(copies)])
+        stats = self.law_stats
+        if stats is not None and other.law_stats is not None:
+            stats = _stretched(stats, stored)
+            stats = stats.index_copy(0, rows, _stretched(other.law_stats, stored))
+        return self._replace(
+            slots=self.slots.index_copy(0, rows, other.slots),
+            kinds=self.kinds.index_copy(0, rows, other.kinds),
+            law=law.index_copy(0, law_rows, _stretched(other.law, stored)),
+            offset=self.offset.index_copy(0, rows, other.offset),
+            law_stats=stats,
+        )
+
+
+def _stretched(kept: Tensor, width: int) -> Tensor:
+    """[B, W', V] as [B, width, V], with the last column in place of those that are missing."""
+    columns = torch.arange(width, device=kept.device).clamp(max=kept.shape[1] - 1)
+    return kept if kept.shape[1] == width else kept[:, columns]
+
 
 class Shifts(NamedTuple):
     """The weights of a corrector: how neighbours shift the law of a column."""
