@@ -11,9 +11,9 @@ import torch
 from torch import Tensor
 
 from sjd2.kernels import Coupling, DraftKind, Verdict, Window, verify_window
-from sjd2.kernels._philox import Stream
-from sjd2.kernels.reference.target import target_log_probs
-from sjd2.kernels.reference.verify_window import PhiloxDraws, decide, grammar_at, stored_at
+from sjd2.kernels.philox import Stream
+from sjd2.kernels.target.eager import target_log_probs
+from sjd2.kernels.verify_window.eager import PhiloxDraws, decide, grammar_at, stored_at
 from sjd2.sampler.drafts import Slots
 from sjd2.sampler.published import retain, with_tokens
 from sjd2.sampler.state import DecodingState
@@ -22,9 +22,9 @@ from sjd2.sampler.state import DecodingState
 def sjd(logits: Tensor, state: DecodingState, slots: Slots) -> Verdict:
     """SJD: all that was not accepted is drawn again; random tokens enter, known for certain.
 
-    The release gives a token that enters the law "this token": it is accepted with p(x), and
-    recovered from p without x. At batch 1 that is exact; the release cuts larger batches to their
-    slowest row, which is not, and not done here.
+    The release gives a token that enters the distribution "this token": it is accepted with p(x),
+    and recovered from p without x. At batch 1 that is exact; the release cuts larger batches to
+    their slowest row, which is not, and not done here.
 
     Source: Teng et al., arXiv 2410.01699.
     """
@@ -120,7 +120,7 @@ def _decided(
 
 
 def _certain(window: Window) -> Window:
-    """Random drafts with the law of a token that is known for certain."""
+    """Random drafts with the distribution of a token that is known for certain."""
     is_random = window.kinds == DraftKind.UNIFORM
     return window._replace(kinds=window.kinds.masked_fill(is_random, int(DraftKind.ONEHOT)))
 
@@ -134,7 +134,7 @@ def _group_log_ratio(log_p: Tensor, window: Window) -> Tensor:
     first = (rank - size // 2).clamp(min=0, max=vocabulary - size)
     group = order.gather(-1, first + torch.arange(size, device=log_p.device))
     rows = torch.arange(len(log_p), device=log_p.device)[:, None, None]
-    full = window.law[rows, stored_at(window)[..., None], group].logsumexp(dim=-1)
+    full = window.draft_logits[rows, stored_at(window)[..., None], group].logsumexp(dim=-1)
     certain = torch.zeros_like(full)
     log_q = torch.where(window.kinds == DraftKind.FULL, full, certain)
     return log_p.gather(-1, group).logsumexp(dim=-1) - log_q

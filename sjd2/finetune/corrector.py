@@ -24,8 +24,8 @@ from sjd2.config import CorrectorPasses, DecodingConfig
 from sjd2.finetune.objective import drawing_request
 from sjd2.finetune.rollouts import Inputs
 from sjd2.finetune.settings import TrainingSettings
-from sjd2.kernels.reference.correct_window import activation, neighbours
-from sjd2.kernels.reference.target import target_log_probs
+from sjd2.kernels.correct_window.eager import activation, neighbours
+from sjd2.kernels.target.eager import target_log_probs
 from sjd2.protocol import ImageModel
 from sjd2.sampler import decode, resolve
 from sjd2.sampler.watchers import Iteration, OnIteration

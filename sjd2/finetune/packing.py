@@ -14,7 +14,7 @@ from torch import Tensor
 from transformers import Cache
 
 from sjd2.companions.adapter import Adapter
-from sjd2.kernels.reference.target import guide
+from sjd2.kernels.target.eager import guide
 from sjd2.protocol import ImageModel, Prompt
 
 

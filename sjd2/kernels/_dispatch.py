@@ -17,7 +17,7 @@ from sjd2.choices import Backend
 
 ENVIRONMENT_VARIABLE = "SJD2_KERNELS"
 
-_MODULES = {"triton": "sjd2.kernels._triton", "eager": "sjd2.kernels.reference"}
+_MODULES = {"triton": "sjd2.kernels.triton", "eager": "sjd2.kernels.eager"}
 
 
 class Selection(NamedTuple):

@@ -5,9 +5,9 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from sjd2.kernels.reference.target import guide
-from sjd2.kernels.reference.verify_window import grammar_at
+from sjd2.kernels.target.eager import guide
 from sjd2.kernels.types import Rules, Verdict
+from sjd2.kernels.verify_window.eager import grammar_at
 
 
 def token_log_probs(
@@ -30,13 +30,13 @@ def token_log_probs(
     Sync: none.
     """
     window, tokens = verdict.window, verdict.tokens.unsqueeze(-1)
-    if window.law_stats is None:
-        found = window.law.gather(-1, tokens).squeeze(-1)
+    if window.draft_stats is None:
+        found = window.draft_logits.gather(-1, tokens).squeeze(-1)
     else:
-        copies = len(window.law) // len(tokens)
-        picked = window.law.gather(-1, tokens.repeat(copies, 1, 1))
+        copies = len(window.draft_logits) // len(tokens)
+        picked = window.draft_logits.gather(-1, tokens.repeat(copies, 1, 1))
         score = guide(picked, rules.guidance_scale).squeeze(-1) * (1 / rules.temperature)
-        peak, log_sum, cut = window.law_stats.unbind(-1)
+        peak, log_sum, cut = window.draft_stats.unbind(-1)
         found = torch.where(score < cut, -torch.inf, (score - peak) - log_sum)
     if grammar is not None:
         is_forced = grammar_at(grammar, position, verdict.tokens.shape[1]) >= 0

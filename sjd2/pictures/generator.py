@@ -147,9 +147,7 @@ class ImageGenerator:
     def _columns(self, drawn: list[Finished]) -> dict[str, NDArray[Any]]:
         images = np.empty(len(drawn), dtype=object)
         images[:] = [
-            png_bytes(
-                one.picture, picture_text(one.wanted.caption, one.wanted.seed, self.settings)
-            )
+            png_bytes(one.picture, picture_text(one.wanted.caption, one.wanted.seed, self.settings))
             for one in drawn
         ]
         columns: dict[str, NDArray[Any]] = {

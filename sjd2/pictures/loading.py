@@ -101,9 +101,7 @@ def load(
         raise ValueError(f"model {name!r} cannot be loaded: {error}{pickles}") from error
 
 
-def _load_pretrained(
-    source: str, is_local: bool, dtype: torch.dtype | str
-) -> tuple[Any, Any]:
+def _load_pretrained(source: str, is_local: bool, dtype: torch.dtype | str) -> tuple[Any, Any]:
     """A model and its processor."""
     config, _ = transformers.PretrainedConfig.get_config_dict(source, local_files_only=is_local)
     model_class: Any = class_of(config)

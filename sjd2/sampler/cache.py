@@ -70,13 +70,9 @@ class WindowCache(Cache):
         kv_append(keys, values, key_states, value_states, self.lengths.to(keys.device))
         return keys[:, :, : self._extent], values[:, :, : self._extent]
 
-    def advance(self, accept_length: Tensor) -> None:
-        """Keep the first `accept_length` [R] entries of the window just written."""
+    def truncate(self, accept_length: Tensor) -> None:
+        """Keep the first entries of the window just written: int64 [R], or [B] for all copies."""
         kv_truncate(self.lengths, accept_length)
-        self.close_window()
-
-    def close_window(self) -> None:
-        """Note that `lengths` have been moved behind what is kept of the window just written."""
         self._longest = self._extent
 
     def measure(self, longest: int) -> None:
@@ -111,7 +107,6 @@ class WindowCache(Cache):
     def get_seq_length(self, layer_idx: int = 0) -> int:
         """Upper bound on the tokens in the longest row; masks and positions come from us."""
         return self._longest
-
 
     def _grow(self, capacity: int) -> None:
         missing = capacity - self.capacity

@@ -22,7 +22,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from sjd2.kernels.reference.target import guide
+from sjd2.kernels.target.eager import guide
 from sjd2.protocol import ImageModel, PlacedProcessor, Request
 from sjd2.sampler.logprobs import LogProbs, LogProbsChoice, checked_choice
 from sjd2.sampler.method import Method, Redraft
@@ -130,7 +130,7 @@ def prefill(model: ImageModel, state: DecodingState) -> Tensor | None:
     if not width:
         return None
     hidden = forward(model, prompt.embeddings[:, :width], state)
-    state.cache.advance(ends)
+    state.cache.truncate(ends)
     if state.width > 1:
         state.prefill_passes += 1
         return None

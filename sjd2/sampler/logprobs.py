@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from sjd2.kernels import token_log_probs
-from sjd2.kernels.reference.verify_window import grammar_at
+from sjd2.kernels.verify_window.eager import grammar_at
 from sjd2.sampler.state import DecodingState
 from sjd2.sampler.watchers import Iteration
 
@@ -30,7 +30,7 @@ def checked_choice(choice: object) -> LogProbsChoice:
         ValueError: it is none of False, True, "both".
     """
     if choice is False or choice is True or choice == "both":
-        return choice  # type: ignore[return-value]
+        return choice
     raise ValueError(f"output_logprobs={choice!r}: must be False, True or 'both'")
 
 

@@ -13,7 +13,7 @@ from torch import Tensor
 from sjd2.companions.adapter import Adapter, Gate
 from sjd2.config import Schedule
 from sjd2.kernels import Verdict, denoise_step, noisy_embed
-from sjd2.kernels.reference.verify_window import grammar_at
+from sjd2.kernels.verify_window.eager import grammar_at
 from sjd2.protocol import ImageModel
 from sjd2.sampler.drafts import Drafts, Slots
 from sjd2.sampler.schedule import noise_levels, steps_allowed

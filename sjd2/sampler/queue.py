@@ -239,17 +239,17 @@ def _is_alike(request: Request, like: Request) -> bool:
     ours, theirs = request.geometry, like.geometry
     if (ours.length, ours.row_width) != (theirs.length, theirs.row_width):
         return False
-    if (ours.grammar is None) != (theirs.grammar is None):
+    if ours.grammar is None or theirs.grammar is None:
+        if ours.grammar is not theirs.grammar:
+            return False
+    elif not ours.grammar.equal(theirs.grammar):
         return False
-    if ours.grammar is not None and not ours.grammar.equal(theirs.grammar):
-        return False
-    return _plain(request.sampling) == _plain(like.sampling) and bool(
-        request.sampling.processors
-    ) == bool(like.sampling.processors)
+    return _comparable(request.sampling) == _comparable(like.sampling)
 
 
-def _plain(sampling: Sampling) -> Sampling:
-    return replace(sampling, processors=())
+def _comparable(sampling: Sampling) -> tuple[Sampling, bool]:
+    """Every picture has processors of its own, but all or none have some."""
+    return replace(sampling, processors=()), bool(sampling.processors)
 
 
 def _join(prompts: Sequence[Prompt]) -> Prompt:
@@ -296,7 +296,7 @@ class _EachItsOwn:
     def placed(self, input_ids: Tensor, scores: Tensor, images: Tensor, drawn: Tensor) -> Tensor:
         """See `PlacedProcessor`."""
         processed = scores.clone()
-        for row in images.unique().tolist():
+        for row in sorted(set(images.tolist())):
             request = self.requests[row]
             at = (images == row).nonzero().squeeze(1)
             # Not padded for the prompts of others.

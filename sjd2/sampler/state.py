@@ -139,9 +139,9 @@ class DecodingState:
 
     def commit(self, verdict: Verdict) -> None:
         """Commit every row's own accept length; nothing is read back to the host."""
-        commit_window(verdict, self.rows, self.tokens, self.position, self.cache.lengths)
+        commit_window(verdict, self.rows, self.tokens, self.position)
+        self.cache.truncate(verdict.accept_length)
         self.window = verdict.window
-        self.cache.close_window()
         self.drafts.advance(self, verdict)
         self.iteration += 1
 

@@ -14,8 +14,8 @@ from torch import Tensor
 from tqdm.auto import tqdm
 
 from sjd2.kernels import Verdict
-from sjd2.kernels.reference.target import target_log_probs
-from sjd2.kernels.reference.verify_window import grammar_at
+from sjd2.kernels.target.eager import target_log_probs
+from sjd2.kernels.verify_window.eager import grammar_at
 from sjd2.protocol import Request
 from sjd2.sampler.drafts import Slots
 from sjd2.sampler.state import DecodingState

@@ -43,15 +43,17 @@ def run(out: Path, settings: CorrectorSettings = TINY, **options: Any) -> tuple[
 
 
 def test_moves_are_of_columns_whose_neighbours_changed() -> None:
-    """Kills: predictions of different columns paired, padding learned from, laws unnormalised."""
+    """Kills: predictions of different columns paired, padding learned from, distributions
+    unnormalised.
+    """
     model = tiny_janus()
     family = family_of(model)
     moves = Moves(family, make_corrector(family, 8), INPUTS, SAMPLING, TINY)
     batch = next(iter(moves))
     assert {len(tensor) for tensor in batch.values()} == {TINY.columns}
     assert (batch["old"] != batch["new"]).any(dim=-1).all()
-    for law in (batch["log_p"], batch["target"]):
-        assert torch.allclose(law.float().exp().sum(-1), torch.ones(TINY.columns), atol=1e-2)
+    for target in (batch["log_p"], batch["target"]):
+        assert torch.allclose(target.float().exp().sum(-1), torch.ones(TINY.columns), atol=1e-2)
     # Every neighbour is a row of the features of its own offset.
     offset = torch.arange(batch["old"].shape[1]) * (VOCAB + 1)
     assert ((batch["old"] >= offset) & (batch["old"] <= offset + VOCAB)).all()

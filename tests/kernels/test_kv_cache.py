@@ -29,9 +29,8 @@ def test_truncate_moves_the_length_in_place() -> None:
     assert lengths.tolist() == [3, 5]
 
 
-def test_scrub_zeroes_the_rejected_tail_only() -> None:
-    """Kills: an accepted entry scrubbed, a rejected one left, another row's tail."""
-    cache = torch.ones(2, 1, 8, 1)
-    lengths = torch.tensor([1, 3])
-    kv_truncate(lengths, torch.tensor([1, 4]), (cache,), width=4)
-    assert cache[:, 0, :, 0].tolist() == [[1, 1, 0, 0, 0, 1, 1, 1], [1] * 8]
+def test_truncate_moves_guidance_rows_with_their_pictures() -> None:
+    """Kills: rows of guidance that lie beside their picture, or are left behind."""
+    lengths = torch.tensor([1, 5, 3, 8])
+    kv_truncate(lengths, torch.tensor([2, 0]))
+    assert lengths.tolist() == [3, 5, 5, 8]

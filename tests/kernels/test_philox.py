@@ -6,12 +6,11 @@ import numpy as np
 import pytest
 import torch
 
-from sjd2.kernels import _philox
-from sjd2.kernels._philox import (
+from sjd2.kernels.philox import (
     Stream,
     _blocks,
     _fraction,
-    _fraction_by_numpy,
+    cpu,
     fixed_gumbel,
     gumbel,
     philox4x32,
@@ -62,7 +61,7 @@ def test_numpy_gives_the_fractions_of_torch() -> None:
     expected = torch.stack((even, odd), dim=-1).flatten(1)
     assert torch.equal(uniform(seed, position, 3, Stream.DRAFT, 99, 8), expected[:, :99])
     largest = np.full((2, 1, 1), 2**32 - 1, np.uint64)
-    assert _fraction_by_numpy(largest, largest).max() < 1
+    assert cpu._fraction(largest, largest).max() < 1
 
 
 def addresses(count: int) -> tuple[torch.Tensor, torch.Tensor]:
@@ -92,7 +91,7 @@ def test_fixed_noise_is_the_same_however_often_and_wherever_it_is_asked_for(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """Kills: a remembered row of another seed, position, stream or vocabulary; one written over."""
-    monkeypatch.setattr(_philox, "_REMEMBERED", 200)
+    monkeypatch.setattr(cpu, "_REMEMBERED", 200)
     generator = torch.Generator().manual_seed(1)
     for vocab_size, stream in [(9, Stream.DRAFT), (10, Stream.DRAFT), (9, Stream.RESIDUAL)] * 3:
         seed = torch.randint(3, (2, 4), generator=generator)

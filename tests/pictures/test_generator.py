@@ -102,7 +102,8 @@ def test_auto_is_the_window_of_the_batch_size(folder: Path) -> None:
     generator = sjd2.ImageGenerator(folder, batch_size=2)
     assert generator.method.config.window == generator.settings["window"]
     config = sjd2.DecodingConfig()
-    assert generator.method.config.window == config.slots(LENGTH, "cpu", 4)  # guidance: two rows each
+    # With guidance every picture is two rows.
+    assert generator.method.config.window == config.slots(LENGTH, "cpu", 4)
 
 
 def test_weights_may_have_another_dtype(folder: Path) -> None:

@@ -11,7 +11,7 @@ from torch import Tensor
 import sjd2
 from sjd2.config import DecodingConfig
 from sjd2.kernels import Rules
-from sjd2.kernels.reference.target import target_log_probs
+from sjd2.kernels.target.eager import target_log_probs
 from sjd2.models import family_of
 from sjd2.protocol import Sampling
 from sjd2.sampler import decode, resolve
@@ -95,8 +95,8 @@ def test_forced_tokens_are_certain_and_the_others_as_replayed(scale: float) -> N
     number = torch.searchsorted(torch.tensor(sorted(EMU3.image)), pictures[:, ~forced])
     for name, of_scale in (("logprobs", scale), ("model_logprobs", 1.0)):
         with torch.no_grad():
-            laws = replayed_log_probs(EMU3, model, ids, pictures, of_scale)[:, ~forced]
-        expected = laws.gather(-1, number[..., None]).squeeze(-1)
+            log_p = replayed_log_probs(EMU3, model, ids, pictures, of_scale)[:, ~forced]
+        expected = log_p.gather(-1, number[..., None]).squeeze(-1)
         torch.testing.assert_close(drawn[name][:, ~forced], expected, atol=2e-5, rtol=1e-5)
 
 

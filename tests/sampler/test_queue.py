@@ -87,8 +87,8 @@ METHODS: dict[str, dict[str, Any]] = {
 
 @pytest.mark.parametrize("name", METHODS)
 def test_a_picture_is_the_same_alone_and_from_a_queue(janus: Any, name: str) -> None:
-    """Kills: iterations counted by the batch, a window cut by others, the laws, the noise or the
-    cache of the picture before left in a row, a gate set for other rows."""
+    """Kills: iterations counted by the batch, a window cut by others, the noise, the cache
+    or the distributions of the picture before left in a row, a gate set for other rows."""
     options = dict(METHODS[name])
     made = companions(janus, 8)
     kinds = ["adapter"] * options["method"].startswith("sjd2")
@@ -118,9 +118,11 @@ def test_forwards_of_a_picture_are_its_own(janus: Any) -> None:
     family, pictures = family_of(janus), janus_pictures(janus)
     _, expected = alone(family, pictures, method)
     found: dict[int, int] = {}
-    decode_queue(
-        family, pictures, method, 3, lambda drawn: found.update({drawn.number: drawn.forward_passes})
-    )
+
+    def note(drawn: Drawn) -> None:
+        found[drawn.number] = drawn.forward_passes
+
+    decode_queue(family, pictures, method, 3, note)
     assert [found[number] for number in range(PICTURES)] == expected
 
 
@@ -183,7 +185,7 @@ def test_a_queue_follows_the_target_distribution() -> None:
     pictures = [(make_request(model, [prompt], guided), seed) for seed in range(1500)]
     found, stats = queued(model, pictures, resolve(DecodingConfig(window=3)), 64)
     statistic, degrees = chi_square(
-        torch.stack(found), model.picture_law(prompt, guided), model.vocab_size
+        torch.stack(found), model.picture_probabilities(prompt, guided), model.vocab_size
     )
     assert statistic < threshold(degrees)
     assert stats.tokens == 6000
@@ -191,7 +193,7 @@ def test_a_queue_follows_the_target_distribution() -> None:
 
 @pytest.mark.parametrize("verify", ["ratio", "gumbel"])
 def test_triton_draws_from_a_queue_what_its_twins_draw(verify: Any) -> None:
-    """Kills: statistics of a law left behind; a kernel that counts the batch's iterations."""
+    """Kills: statistics of the picture before left behind; a kernel that counts for the batch."""
     triton = pytest.importorskip("triton")
     if not triton.knobs.runtime.interpret:
         pytest.skip("Triton is not interpreted here")
@@ -216,14 +218,14 @@ def test_any_number_of_pictures_is_taken_as_rows_get_free(janus: Any) -> None:
             taken.append(number)
             yield pictures[number % PICTURES]
 
-    class Enough(Exception):
+    class EnoughError(Exception):
         pass
 
     def stop(drawn: Drawn) -> None:
         if drawn.number >= 5:
-            raise Enough
+            raise EnoughError
 
-    with pytest.raises(Enough):
+    with pytest.raises(EnoughError):
         decode_queue(family, endless(), resolve(DecodingConfig(window=12)), 3, stop)
     assert len(taken) < 15
 
