@@ -63,6 +63,15 @@ def companions_of(given: argparse.Namespace) -> tuple[str | None, str | None]:
     return adapter, corrector
 
 
+def named_settings(given: argparse.Namespace) -> dict[str, Any]:
+    """What of `add_model` and `add_companions` pictures depend on, as plain values."""
+    named: dict[str, Any] = {"model": given.model, "size": given.size and list(given.size)}
+    for kind in ("adapter", "corrector"):
+        if getattr(given, kind) != "auto":
+            named[kind] = getattr(given, kind)
+    return named
+
+
 def shows_progress(given: argparse.Namespace) -> bool:
     """Whether somebody looks at stderr."""
     return sys.stderr.isatty() and not getattr(given, "quiet", False)

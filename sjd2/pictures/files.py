@@ -49,9 +49,8 @@ def picture_paths(out: str, names: Sequence[str]) -> list[Path]:
         ValueError: `out` looks like a file of another format.
     """
     path = Path(out).expanduser()
-    is_folder = out.endswith(("/", os.sep)) or path.is_dir()
-    if is_folder or not path.suffix:
-        return [path / f"{name}.png" for name in _numbered(names)]
+    if is_folder(out):
+        return [path / f"{name}.png" for name in numbered(names)]
     if path.suffix.lower() not in PICTURE_FORMATS:
         known = ", ".join(PICTURE_FORMATS)
         raise ValueError(f"{out}: pictures end in {known}; the name of a folder ends in /")
@@ -60,7 +59,14 @@ def picture_paths(out: str, names: Sequence[str]) -> list[Path]:
     return [path.with_stem(f"{path.stem}-{number}") for number in range(1, len(names) + 1)]
 
 
-def _numbered(names: Sequence[str]) -> list[str]:
+def is_folder(out: str) -> bool:
+    """Whether pictures of this `--out` go into a folder, rather than into one file or several."""
+    path = Path(out).expanduser()
+    return out.endswith(("/", os.sep)) or path.is_dir() or not path.suffix
+
+
+def numbered(names: Sequence[str]) -> list[str]:
+    """The names, equal ones told apart by numbers."""
     taken: list[str] = []
     for name in names:
         free, number = name, 1
