@@ -5,15 +5,21 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-import accelerate
 import pytest
 import torch
-from accelerate.hooks import AlignDevicesHook, CpuOffload, SequentialHook, add_hook_to_module
 
 import sjd2
 from sjd2.placement import bring, device_of
 from tests.family_models import FAMILIES, Family
 from tests.janus_model import draw, tiny_janus
+
+accelerate = pytest.importorskip("accelerate")
+from accelerate.hooks import (  # noqa: E402
+    AlignDevicesHook,
+    CpuOffload,
+    SequentialHook,
+    add_hook_to_module,
+)
 
 WAYS = ["cpu_offload", "disk_offload"]
 
