@@ -70,7 +70,8 @@ class DecodingConfig:
         backend: "auto", "triton" or "eager"; see `sjd2 info`.
         seed: one int per image, or an int s meaning s, s + 1, ... for the images of a call, or
             None: one draw from torch's default generator, so `torch.manual_seed` works as usual.
-        progress: show a bar of committed tokens with the tokens per forward.
+        progress: show how many tokens are committed: a bar on a terminal, and elsewhere a line
+            every half minute.
         trace: record the iteration at which every token was committed.
 
     Raises:
@@ -117,8 +118,14 @@ class DecodingConfig:
         elif self.seed is not None:
             object.__setattr__(self, "seed", checked_seed(self.seed))
 
-    def slots(self, length: int, device: str) -> int:
-        """Slots of a window for pictures of `length` tokens on a type of device, such as "cpu"."""
+    def slots(self, length: int, device: str, rows: int = 1) -> int:
+        """Slots of a window for pictures of `length` tokens on a type of device, such as "cpu".
+
+        Args:
+            length: tokens in a picture.
+            device: type, as torch names it.
+            rows: fed in one forward; with guidance two for every picture.
+        """
         if self.method == "ar":
             return 1
         if self.window == "auto":
