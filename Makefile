@@ -60,8 +60,9 @@ format: $(STAMP)  ## let ruff rewrite what it can
 bench: $(STAMP)  ## the tables of docs/results.md (about 15 minutes on 2 cores)
 	$(BIN)/python bench/bench_decode.py
 
-pictures: $(STAMP)  ## docs/demo.png and docs/race.gif, the pictures of the README
+pictures: $(STAMP)  ## the pictures of the README and the outputs of docs/sjd2.ipynb
 	$(BIN)/python bench/docs_pictures.py
+	$(BIN)/python bench/docs_notebook.py
 
 gpu: $(STAMP)  ## parity and kernel benchmarks on the GPU at hand; writes bench/results/<device>.json
 	$(BIN)/python bench/gpu.py

@@ -34,6 +34,9 @@ def executed(path: Path = NOTEBOOK) -> Any:
         if cell.cell_type == "code":
             # Bars and warnings are for those who wait.
             cell.outputs = [one for one in cell.outputs if one.get("name") != "stderr"]
+            for output in cell.outputs:
+                if "image/jpeg" in output.get("data", {}):
+                    output.data.pop("image/png")  # the same, ten times as large
     notebook.metadata = {
         "kernelspec": {"name": "python3", "display_name": "Python 3", "language": "python"},
         "weights": made_of()["weights"],
