@@ -118,8 +118,14 @@ class DecodingConfig:
         elif self.seed is not None:
             object.__setattr__(self, "seed", checked_seed(self.seed))
 
-    def slots(self, length: int, device: str) -> int:
-        """Slots of a window for pictures of `length` tokens on a type of device, such as "cpu"."""
+    def slots(self, length: int, device: str, rows: int = 1) -> int:
+        """Slots of a window for pictures of `length` tokens on a type of device, such as "cpu".
+
+        Args:
+            length: tokens in a picture.
+            device: type, as torch names it.
+            rows: fed in one forward; with guidance two for every picture.
+        """
         if self.method == "ar":
             return 1
         if self.window == "auto":

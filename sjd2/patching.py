@@ -19,6 +19,7 @@ from sjd2.models import family_of, inner_model
 from sjd2.models.backbone import own_attention
 from sjd2.placement import bring
 from sjd2.sampler import DecodingStats, Method, resolve
+from sjd2.sampler.logprobs import checked_choice
 
 M = TypeVar("M")
 
@@ -49,19 +50,25 @@ class Accelerated:
         return self.method.config
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
-        """Same arguments and result as the model's own `generate`, and `seed`."""
+        """Same arguments and result as the model's own `generate`, `seed` and `output_logprobs`.
+
+        The last is False, True or "both"; see `sjd2.generate`.
+        """
         family = family_of(self.model)
         bring(inner_model(self.model))
         own_kwargs = dict(kwargs)
         seed = own_kwargs.pop("seed", self.method.config.seed)
+        logprobs = checked_choice(own_kwargs.pop("output_logprobs", False))
         request = family.request(*args, **own_kwargs)
         if request is None:
+            if logprobs:
+                raise ValueError("output_logprobs: the model's own generate answers this call")
             own = self.replaced or partial(type(self.model).generate, self.model)
             if not family.own_generation_mode:
                 own_kwargs.pop("generation_mode", None)
             with own_attention(family.backbone):
                 return own(*args, **own_kwargs)
-        result, self.stats = answer(family, request, self.method, seed)
+        result, self.stats = answer(family, request, self.method, seed, logprobs)
         return result
 
 

@@ -10,6 +10,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple, Protocol, runtime_checkable
 
+import torch
 from PIL import Image
 from torch import Tensor, nn
 from transformers import Cache
@@ -75,6 +76,12 @@ def positions_of(known: Tensor | None, entries: Tensor) -> Tensor:
     # A window may overrun the picture; what it holds there is never committed.
     at = entries.clamp(max=known.shape[2] - 1)
     return known.gather(2, at.expand(len(known), -1, -1))
+
+
+def extended(known: Tensor, entries: int) -> Tensor:
+    """Positions [P, R, S] of more entries: the last one goes on."""
+    last = known[:, :, -1:].expand(-1, -1, entries - known.shape[2])
+    return torch.cat((known, last), dim=2)
 
 
 @dataclass(frozen=True)

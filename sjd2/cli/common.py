@@ -118,6 +118,15 @@ def companions_of(given: argparse.Namespace) -> tuple[str | None, str | None]:
     return adapter, corrector
 
 
+def named_settings(given: argparse.Namespace) -> dict[str, Any]:
+    """What of `add_model` and `add_companions` pictures depend on, as plain values."""
+    named: dict[str, Any] = {"model": given.model, "size": given.size and list(given.size)}
+    for kind in ("adapter", "corrector"):
+        if getattr(given, kind) != "auto":
+            named[kind] = getattr(given, kind)
+    return named
+
+
 def shows_progress(given: argparse.Namespace) -> bool:
     """Whether stderr says how far work is: a bar on a terminal, else a line every half minute."""
     return not getattr(given, "quiet", False)

@@ -105,6 +105,34 @@ class Window(NamedTuple):
             draft_stats=stats,
         )
 
+    def put_rows(self, rows: Tensor, other: Window) -> Window:
+        """This window with the given rows, int64 [B'], replaced by those of `other` [B'].
+
+        Both have as many columns. Their distributions may have been kept of another number, for the
+        last one stands for all behind it.
+        """
+        kept = max(self.draft_logits.shape[1], other.draft_logits.shape[1])
+        images, copies = len(self.slots), len(self.draft_logits) // len(self.slots)
+        logits, new = (_stretched(one.draft_logits, kept) for one in (self, other))
+        all_rows = torch.cat([rows + copy * images for copy in range(copies)])
+        stats = None
+        if self.draft_stats is not None and other.draft_stats is not None:
+            stats = _stretched(self.draft_stats, kept)
+            stats = stats.index_copy(0, rows, _stretched(other.draft_stats, kept))
+        return self._replace(
+            slots=self.slots.index_copy(0, rows, other.slots),
+            kinds=self.kinds.index_copy(0, rows, other.kinds),
+            draft_logits=logits.index_copy(0, all_rows, new),
+            offset=self.offset.index_copy(0, rows, other.offset),
+            draft_stats=stats,
+        )
+
+
+def _stretched(kept: Tensor, width: int) -> Tensor:
+    """[B, W', V] as [B, width, V], with the last column in place of those that are missing."""
+    columns = torch.arange(width, device=kept.device).clamp(max=kept.shape[1] - 1)
+    return kept if kept.shape[1] == width else kept[:, columns]
+
 
 class Shifts(NamedTuple):
     """The weights of a corrector, by which neighbours shift the distribution of a column."""

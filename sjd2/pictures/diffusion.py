@@ -87,15 +87,20 @@ class GlmImagePictures:
 
 
 def load_pipeline(
-    source: str, device: torch.device, size: tuple[int, int] | None, is_local: bool
+    source: str,
+    device: torch.device,
+    size: tuple[int, int] | None,
+    is_local: bool,
+    dtype: torch.dtype | None = None,
 ) -> GlmImagePictures:
     """A saved pipeline of diffusers.
 
     Args:
         source: a folder or hub id with a model_index.json.
-        device: where to put it; bfloat16 on a GPU, else float32.
+        device: where to put it.
         size: as in `GlmImagePictures`.
         is_local: whether it is a folder.
+        dtype: of the weights; None is bfloat16 on a GPU, else float32.
 
     Raises:
         ValueError: diffusers is missing, or the pipeline is another one.
@@ -114,7 +119,7 @@ def load_pipeline(
         )
     pipe = DiffusionPipeline.from_pretrained(
         source,
-        torch_dtype=torch.bfloat16 if device.type == "cuda" else torch.float32,
+        torch_dtype=dtype or (torch.bfloat16 if device.type == "cuda" else torch.float32),
         use_safetensors=True,
         local_files_only=is_local,
     )

@@ -43,11 +43,24 @@ def choose_device(name: str) -> torch.device:
     return device
 
 
+def choose_dtype(name: str | torch.dtype) -> torch.dtype:
+    """The floating dtype of that name.
+
+    Raises:
+        ValueError: there is none.
+    """
+    found = getattr(torch, name, None) if isinstance(name, str) else name
+    if not isinstance(found, torch.dtype) or not found.is_floating_point:
+        raise ValueError(f"dtype={name!r}: must be a floating dtype such as 'bfloat16'")
+    return found
+
+
 def load(
     name: str,
     device: torch.device,
     size: tuple[int, int] | None = None,
     vq_decoder: str | Path | None = None,
+    dtype: str | torch.dtype | None = None,
 ) -> Pipeline:
     """A model with everything needed to draw captions.
 
@@ -59,6 +72,7 @@ def load(
             its usual one.
         vq_decoder: weights that turn Chameleon's tokens into pixels, as `sjd2 convert` writes them;
             None looks for vqgan.safetensors in the model's folder.
+        dtype: of the weights, such as "bfloat16"; None is that of the files.
 
     Returns:
         The pipeline; its model is in eval mode.
@@ -67,10 +81,12 @@ def load(
         ValueError: no such model, or one of an unknown family; weights that are damaged or
             incomplete; a size that the model cannot draw.
     """
+    wanted = None if dtype is None else choose_dtype(dtype)
     if name == DEMO:
         from sjd2 import demo
 
-        return make_pipeline(*demo.load(device), size, vq_decoder)
+        model, processor = demo.load(device)
+        return make_pipeline(model.to(wanted or model.dtype), processor, size, vq_decoder)
     source = Path(name).expanduser()
     is_local = source.exists()
     if not is_local and not _HUB_ID.fullmatch(name):
@@ -81,12 +97,13 @@ def load(
     if is_local and not any((source / file).is_file() for file in ("config.json", _INDEX)):
         raise ValueError(f"model {name!r}: must be a folder that holds config.json and the weights")
     try:
+        named = str(source) if is_local else name
         if _is_pipeline(name, is_local):
             from sjd2.pictures.diffusion import load_pipeline
 
             refuse_decoder(vq_decoder)
-            return load_pipeline(str(source) if is_local else name, device, size, is_local)
-        model, processor = _load_pretrained(str(source) if is_local else name, is_local)
+            return load_pipeline(named, device, size, is_local, wanted)
+        model, processor = _load_pretrained(named, is_local, wanted or "auto")
         beside = source / VQ_DECODER
         if vq_decoder is None and beside.is_file():
             vq_decoder = beside
@@ -105,13 +122,13 @@ def _is_pipeline(name: str, is_local: bool) -> bool:
     return index is not None
 
 
-def _load_pretrained(source: str, is_local: bool) -> tuple[Any, Any]:
+def _load_pretrained(source: str, is_local: bool, dtype: torch.dtype | str) -> tuple[Any, Any]:
     """A model and its processor."""
     config, _ = transformers.PretrainedConfig.get_config_dict(source, local_files_only=is_local)
     model_class: Any = class_of(config)
     model, report = model_class.from_pretrained(
         source,
-        dtype="auto",
+        dtype=dtype,
         local_files_only=is_local,
         use_safetensors=True,
         output_loading_info=True,

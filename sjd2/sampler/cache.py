@@ -6,6 +6,7 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch.nn import functional as F
 from transformers import Cache
 
 from sjd2.kernels import kv_append, kv_compact, kv_truncate
@@ -86,9 +87,36 @@ class WindowCache(Cache):
                 stored[layer] = cache[: len(rows)]
         self.lengths = self.lengths[rows]
 
+    def put_rows(self, rows: Tensor, other: WindowCache, behind: int) -> None:
+        """Put the rows of another cache in the place of `rows`, int64 [R'].
+
+        Args:
+            rows: as many as the other cache has.
+            other: of the same layers.
+            behind: entries that are to have room behind those of the other cache; the capacity
+                grows where it is too small.
+        """
+        held = other._longest
+        self._grow(held + behind)
+        for stored, given in ((self.keys, other.keys), (self.values, other.values)):
+            for cache, states in zip(stored, given, strict=True):
+                cache[rows.to(cache.device), :, :held] = states[:, :, :held]
+        self.lengths[rows] = other.lengths
+        self._longest = max(self._longest, held)
+
     def get_seq_length(self, layer_idx: int = 0) -> int:
         """Upper bound on the tokens in the longest row; masks and positions come from us."""
         return self._longest
+
+    def _grow(self, capacity: int) -> None:
+        missing = capacity - self.capacity
+        if missing > 0:
+            self.keys, self.values = (
+                [F.pad(cache, (0, 0, 0, missing)) for cache in stored]
+                for stored in (self.keys, self.values)
+            )
+            self._entries = torch.arange(capacity, device=self._entries.device)
+            self.capacity = capacity
 
 
 def _room(states: Tensor, rows: int, capacity: int) -> Tensor:

@@ -54,6 +54,7 @@ class Correction:
                 seed=state.seed,
                 position=at[:, 0],
                 iteration=state.iteration,
+                begun=state.begun,
                 correction=correction,
                 grammar=self.grammar,
             )

@@ -93,20 +93,31 @@ class Method:
 
     @contextmanager
     def begun(
-        self, model: ImageModel, request: Request, seeds: Sequence[int]
+        self, model: ImageModel, request: Request, seeds: Sequence[int], images: int | None = None
     ) -> Iterator[DecodingState]:
-        """The state of a call before its first forward; inside the block the backend is set."""
+        """The state of a call before its first forward; inside the block the backend is set.
+
+        Args:
+            model, request, seeds: as for `decode`.
+            images: drawn at a time, as far as settings of "auto" go; None is those of the request.
+        """
         backend = select(self.backend, request.prompt.embeddings.device)
         with using(backend):
-            state = self._state(model, request, seeds, backend.name)
+            state = self._state(model, request, seeds, images or request.images, backend.name)
             with self.drafts(model, state) as state.drafts:
                 yield state
 
     def _state(
-        self, model: ImageModel, request: Request, seeds: Sequence[int], backend: str
+        self,
+        model: ImageModel,
+        request: Request,
+        seeds: Sequence[int],
+        images: int,
+        backend: str,
     ) -> DecodingState:
+        rows = images * len(request.prompt.embeddings) // request.images
         device = request.prompt.embeddings.device.type
-        width = self.config.slots(request.geometry.length, device)
+        width = self.config.slots(request.geometry.length, device, rows)
         # Before the first forward there is no neighbour to draw drafts from, so it feeds none.
         first = 1 if self.config.start == "neighbour" and self.config.exact else width
         rules = rules_of(self.config, request.sampling)

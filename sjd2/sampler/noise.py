@@ -16,7 +16,7 @@ from sjd2.config import Schedule
 from sjd2.kernels import Verdict, denoise_step, noisy_embed
 from sjd2.kernels.verify_window.eager import grammar_at
 from sjd2.protocol import ImageModel
-from sjd2.sampler.drafts import Slots
+from sjd2.sampler.drafts import Drafts, Slots
 from sjd2.sampler.schedule import noise_levels, steps_allowed
 from sjd2.sampler.state import DecodingState
 
@@ -143,6 +143,17 @@ class NoisyDrafts:
     def keep_rows(self, rows: Tensor) -> None:
         """See `Drafts`."""
         self.steps, self.embeddings = self.steps[rows], self.embeddings[rows]
+
+    def begin(self, state: DecodingState) -> NoisyDrafts:
+        """See `Drafts`."""
+        self.gate.noisy = None  # the forward of the prompts comes first, and they are no noise
+        return NoisyDrafts(self.trajectory, state, self.gate)
+
+    def put_rows(self, rows: Tensor, other: Drafts) -> None:
+        """See `Drafts`."""
+        assert isinstance(other, NoisyDrafts)
+        self.steps = self.steps.index_copy(0, rows, other.steps)
+        self.embeddings = self.embeddings.index_copy(0, rows, other.embeddings)
 
     def _bounded(self, steps: Tensor, position: Tensor) -> Tensor:
         """Denoising steps [B, W] within what bands and grammar allow."""

@@ -28,7 +28,7 @@ def window_arguments(next_width: int) -> tuple[Any, ...]:
     logits = torch.randn(2 * IMAGES, WIDTH, VOCAB)
     rules = (2.0, 1.0, 3, 1.0, 0, 2, next_width)  # guidance, ..., mode, start, next width
     state = (window.slots, window.kinds, window.draft_logits, None, False, window.offset)
-    return (logits, *state, SEED, ZERO, None, None, 1, 20, *rules)
+    return (logits, *state, SEED, ZERO, None, None, 1, None, 20, *rules)
 
 
 def correction_arguments(is_processed: bool) -> tuple[Any, ...]:
@@ -49,7 +49,7 @@ def correction_arguments(is_processed: bool) -> tuple[Any, ...]:
         ZERO,
     )
     inner = (state, state.sigmoid(), tokens, torch.randn(2 * (VOCAB + 1), rank), offsets)
-    return (*window, *inner, torch.randn(VOCAB, rank), SEED, ZERO, None, 1, 2.0, 1.0, 0)
+    return (*window, *inner, torch.randn(VOCAB, rank), SEED, ZERO, None, 1, ZERO, 2.0, 1.0, 0)
 
 
 def activation_arguments() -> tuple[Any, ...]:

@@ -49,6 +49,7 @@ def correct_window(
     seed: Tensor,
     position: Tensor,
     iteration: int,
+    begun: Tensor | None = None,
     correction: int,
     grammar: Tensor | None = None,
 ) -> Window:
@@ -71,6 +72,7 @@ def correct_window(
         seed: int64 [B], one per picture.
         position: int64 [B], picture position of column 0.
         iteration: number of the forward, below 2^20.
+        begun: as for `verify_window`.
         correction: its number within this iteration, from 1; addresses fresh randomness under
             "ratio".
         grammar: int64 [length] or None; forced tokens stay.
@@ -93,6 +95,7 @@ def correct_window(
         seed=seed,
         position=position,
         iteration=iteration,
+        begun=begun,
         correction=correction,
         grammar=grammar,
     )

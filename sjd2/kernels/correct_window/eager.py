@@ -50,6 +50,7 @@ def correct_window(
     seed: Tensor,
     position: Tensor,
     iteration: int,
+    begun: Tensor | None = None,
     correction: int,
     grammar: Tensor | None = None,
 ) -> Window:
@@ -68,7 +69,7 @@ def correct_window(
         stays = torch.where(token_ids == window.tokens.unsqueeze(-1), 0.0, -torch.inf)
         scores = torch.where((beside.gather(1, at) >= 0).unsqueeze(-1), stays, scores)
     log_q = torch.log_softmax(scores, dim=-1)
-    draws = PhiloxDraws(seed, position, iteration + CORRECTIONS * correction)
+    draws = PhiloxDraws(seed, position, iteration + CORRECTIONS * correction, begun)
     if rules.verify == "greedy":
         drafts = log_q.argmax(dim=-1)
     elif rules.verify == "gumbel":

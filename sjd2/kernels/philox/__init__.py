@@ -68,7 +68,7 @@ def philox4x32(
 def uniform(
     seed: Tensor,
     position: Tensor,
-    iteration: int,
+    iteration: int | Tensor,
     stream: Stream,
     vocab_size: int = 1,
     first: Tensor | int = 0,
@@ -80,7 +80,8 @@ def uniform(
     Args:
         seed: int64, any shape S; the picture's seed, all 64 bits of it.
         position: int64, shape S; absolute position in the picture, in [0, 2^31).
-        iteration: forward count of the picture; 0 where a draw must not depend on it.
+        iteration: forward count of the picture; 0 where a draw must not depend on it. One for all
+            addresses, or int64 of shape S.
         stream: what the draw is for.
         vocab_size: numbers per address, one per token.
         first: the first token, even; one for all addresses, or int64 of shape S.
@@ -98,7 +99,7 @@ def uniform(
 
 
 def uniform_token(
-    seed: Tensor, position: Tensor, iteration: int, stream: Stream, vocab_size: int
+    seed: Tensor, position: Tensor, iteration: int | Tensor, stream: Stream, vocab_size: int
 ) -> Tensor:
     """One token per address, uniform over the vocabulary (to `vocab_size / 2^32`).
 
@@ -121,7 +122,7 @@ def _fraction(high: Tensor, low: Tensor) -> Tensor:
 
 
 def _blocks(
-    seed: Tensor, position: Tensor, iteration: int, stream: Stream, block: Tensor
+    seed: Tensor, position: Tensor, iteration: int | Tensor, stream: Stream, block: Tensor
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     """The four words of some Philox blocks of every address, each int64 [*S, n].
 
@@ -132,14 +133,15 @@ def _blocks(
     # The constant words stay small, so only the later rounds work on the full shape.
     one = torch.ones((1,) * block.ndim, dtype=torch.int64, device=block.device)
     key = ((seed & MASK32).unsqueeze(-1), ((seed >> 32) & MASK32).unsqueeze(-1))
-    counter = (block, position.unsqueeze(-1), one * iteration, one * int(stream))
+    when = one * iteration if isinstance(iteration, int) else iteration.unsqueeze(-1)
+    counter = (block, position.unsqueeze(-1), when, one * int(stream))
     return philox4x32(counter, key)
 
 
 def gumbel(
     seed: Tensor,
     position: Tensor,
-    iteration: int,
+    iteration: int | Tensor,
     stream: Stream,
     vocab_size: int,
     first: Tensor | int = 0,

@@ -22,7 +22,7 @@ _FIXED: dict[tuple[int, int, int, int], Tensor] = {}
 
 
 def blocks(
-    seed: Tensor, position: Tensor, iteration: int, stream: int, block: Tensor
+    seed: Tensor, position: Tensor, iteration: int | Tensor, stream: int, block: Tensor
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     """The four words of every block, each int64 [*S, n].
 
@@ -59,7 +59,7 @@ def remembered(
 
 
 def _words(
-    seed: Tensor, position: Tensor, iteration: int, stream: int, block: Tensor
+    seed: Tensor, position: Tensor, iteration: int | Tensor, stream: int, block: Tensor
 ) -> tuple[NDArray[np.uint64], NDArray[np.uint64]]:
     """The four words of some blocks of every address.
 
@@ -74,7 +74,11 @@ def _words(
     )
     even = np.empty((2, len(keys), count), np.uint64)
     odd = np.empty_like(even)
-    even[0], even[1] = block.numpy().view(np.uint64).reshape(-1, count), iteration
+    even[0] = block.numpy().view(np.uint64).reshape(-1, count)
+    if isinstance(iteration, int):
+        even[1] = iteration
+    else:
+        even[1] = iteration.numpy().view(np.uint64).reshape(-1, 1)
     odd[0], odd[1] = positions, stream
     mask, half = np.uint64(MASK32), np.uint64(32)
     multipliers, weyl = (np.array(two, np.uint64)[:, None, None] for two in (MULTIPLIERS, WEYL))

@@ -16,6 +16,7 @@ def verify_window(
     seed: Tensor,
     position: Tensor,
     iteration: int,
+    begun: Tensor | None = None,
     length: int,
     grammar: Tensor | None = None,
     noisy: Tensor | None = None,
@@ -34,6 +35,8 @@ def verify_window(
         seed: int64 [B], one per picture.
         position: int64 [B], picture position of column 0, in [0, length].
         iteration: number of this forward, from 1; makes fresh randomness under "ratio".
+        begun: int64 [B] or None; iterations that were over when each row's picture began, for a
+            picture counts its own. None is 0.
         length: tokens in a picture. Columns at or beyond it are never committed.
         grammar: int64 [length] or None; forced tokens, -1 where a position is free.
         noisy: bool [B, W] or None; slots that were fed noise. Columns from the first of them on
@@ -61,6 +64,7 @@ def verify_window(
         seed=seed,
         position=position,
         iteration=iteration,
+        begun=begun,
         length=length,
         grammar=grammar,
         noisy=noisy,

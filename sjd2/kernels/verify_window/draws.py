@@ -30,17 +30,28 @@ class Draws(Protocol):
 
 
 class PhiloxDraws:
-    """The draws of the library: addressed by seed, position and iteration."""
+    """The draws of the library: addressed by seed, position and iteration.
 
-    def __init__(self, seed: Tensor, position: Tensor, iteration: int) -> None:
-        self.seed, self.position, self.iteration = seed, position, iteration
+    Args:
+        seed: int64 [B].
+        position: int64 [B], picture position of column 0.
+        iteration: number of this forward.
+        begun: int64 [B] or None, iterations that do not count, as they were over when the row's
+            picture began.
+    """
+
+    def __init__(
+        self, seed: Tensor, position: Tensor, iteration: int, begun: Tensor | None = None
+    ) -> None:
+        self.seed, self.position = seed, position
+        self.iteration = iteration if begun is None else iteration - begun
 
     def accept(self, log_ratio: Tensor) -> Tensor:
         """See `Draws`. Strict, with uniforms in (0, 1): probability zero is never accepted."""
         columns = torch.arange(log_ratio.shape[1], device=log_ratio.device)
         positions = self.position[:, None] + columns
         seeds = self.seed[:, None].expand_as(positions)
-        u = philox.uniform(seeds, positions, self.iteration, Stream.ACCEPT).squeeze(-1)
+        u = philox.uniform(seeds, positions, self._when(positions), Stream.ACCEPT).squeeze(-1)
         return u.log() < log_ratio
 
     def choose(self, weights: Tensor, rows: Tensor, columns: Tensor, stream: Stream) -> Tensor:
@@ -48,7 +59,8 @@ class PhiloxDraws:
 
         Groups of tokens race with the sums of their weights, then the tokens of the winner.
         """
-        at = (self.seed[rows], self.position[rows] + columns, self.iteration, stream)
+        when = self.iteration if isinstance(self.iteration, int) else self.iteration[rows]
+        at = (self.seed[rows], self.position[rows] + columns, when, stream)
         if missing := -weights.shape[1] % GROUP:
             weights = F.pad(weights, (0, missing))
         groups = weights.view(len(weights), weights.shape[1] // GROUP, GROUP)
@@ -68,4 +80,11 @@ class PhiloxDraws:
         """See `Draws`."""
         positions = self.position[:, None] + columns
         seeds = self.seed[:, None].expand_as(positions)
-        return philox.uniform_token(seeds, positions, self.iteration, Stream.DRAFT, vocab_size)
+        when = self._when(positions)
+        return philox.uniform_token(seeds, positions, when, Stream.DRAFT, vocab_size)
+
+    def _when(self, positions: Tensor) -> int | Tensor:
+        """The iteration of every position [B, W]."""
+        if isinstance(self.iteration, int):
+            return self.iteration
+        return self.iteration[:, None].expand_as(positions)

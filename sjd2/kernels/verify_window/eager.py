@@ -29,6 +29,7 @@ def verify_window(
     seed: Tensor,
     position: Tensor,
     iteration: int,
+    begun: Tensor | None = None,
     length: int,
     grammar: Tensor | None = None,
     noisy: Tensor | None = None,
@@ -38,7 +39,9 @@ def verify_window(
     forced = None if grammar is None else grammar_at(grammar, position, logits.shape[1])
     log_p = target_log_probs(logits, rules, forced)
     # In same-seed mode, what enters depends on its position alone and not on the iteration.
-    draws = PhiloxDraws(seed, position, 0 if rules.verify == "gumbel" else iteration)
+    if rules.verify == "gumbel":
+        iteration, begun = 0, None
+    draws = PhiloxDraws(seed, position, iteration, begun)
     return decide(
         log_p,
         window,

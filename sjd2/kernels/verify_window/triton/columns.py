@@ -61,6 +61,7 @@ def columns_kernel(
     redrawn_out,
     stats_out,
     iteration,
+    begun,
     vocab,
     log_uniform,
     guidance,
@@ -73,6 +74,7 @@ def columns_kernel(
     TOP_K: tl.constexpr,
     TOP_P: tl.constexpr,
     HAS_GRAMMAR: tl.constexpr,
+    HAS_BEGUN: tl.constexpr,
     BLOCK: tl.constexpr,
     CHUNKS: tl.constexpr,
     RACE: tl.constexpr,
@@ -84,6 +86,8 @@ def columns_kernel(
     entry = image * width + column
     at = tl.load(position + image).to(tl.int32) + column
     draft = tl.load(slots + image * slots_row + column + 1).to(tl.int32)
+    if HAS_BEGUN:
+        iteration -= tl.load(begun + image).to(tl.int32)
     forced = -1
     if HAS_GRAMMAR:
         forced = forced_at(grammar, at, grammar_length).to(tl.int32)

@@ -57,6 +57,7 @@ def rows_kernel(
     slots_out,
     kinds_out,
     iteration,
+    begun,
     length,
     vocab,
     width,
@@ -67,6 +68,7 @@ def rows_kernel(
     START: tl.constexpr,
     GUIDED: tl.constexpr,
     HAS_GRAMMAR: tl.constexpr,
+    HAS_BEGUN: tl.constexpr,
     HAS_NOISE: tl.constexpr,
     COLUMNS: tl.constexpr,
     RACE: tl.constexpr,
@@ -90,6 +92,8 @@ def rows_kernel(
     accept_length = tl.minimum(run + 1, committable)
     slots_out += image * (next_width + 1)
     key = tl.load(seed + image)
+    if HAS_BEGUN:
+        iteration -= tl.load(begun + image).to(tl.int32)
     end = width - 1
 
     if program > 0:
