@@ -11,7 +11,7 @@ PYTEST := -m pytest --numprocesses 2 --dist loadfile
 OLDEST := .venv-oldest
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo test test-slow test-oldest lint types format bench gpu kernels clean
+.PHONY: help install demo test test-slow test-oldest lint types format bench pictures gpu kernels clean
 
 help:  ## list the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
@@ -59,6 +59,10 @@ format: $(STAMP)  ## let ruff rewrite what it can
 
 bench: $(STAMP)  ## the tables of docs/results.md (about 15 minutes on 2 cores)
 	$(BIN)/python bench/bench_decode.py
+
+pictures: $(STAMP)  ## the pictures of the README and the outputs of docs/sjd2.ipynb
+	$(BIN)/python bench/docs_pictures.py
+	$(BIN)/python bench/docs_notebook.py
 
 gpu: $(STAMP)  ## parity and kernel benchmarks on the GPU at hand; writes bench/results/<device>.json
 	$(BIN)/python bench/gpu.py

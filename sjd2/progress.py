@@ -21,7 +21,7 @@ class Progress:
 
     Args:
         what: is done.
-        unit: of the work, in the plural.
+        unit: of the work, in the plural; "" where it is one piece.
         total: how many there are; None where nobody knows.
         done: how many there were before.
         is_shown: False is silent.
@@ -51,6 +51,11 @@ class Progress:
             self._bar.set_postfix_str(note, refresh=False)
             self._bar.update(moved)
 
+    def skip(self, note: str = "") -> None:
+        """One more was done before."""
+        self._first += 1
+        self.update(self.done + 1, note)
+
     def close(self) -> None:
         """The work is over."""
         self._is_over.set()
@@ -60,11 +65,12 @@ class Progress:
     def line(self) -> str:
         """Where the work is."""
         seconds = time.monotonic() - self._began
-        parts = [f"{duration(seconds)} so far"]
-        if self.total is not None:
-            parts.insert(0, f"{self.done} of {self.total} {self.unit}")
-            if moved := self.done - self._first:
-                parts.append(f"about {duration(seconds / moved * (self.total - self.done))} to go")
+        of = "" if self.total is None else f" of {self.total}"
+        parts = [f"{self.done}{of} {self.unit}"] * bool(self.unit)
+        parts.append(f"{duration(seconds)} so far")
+        moved = self.done - self._first
+        if self.total is not None and moved:
+            parts.append(f"about {duration(seconds / moved * (self.total - self.done))} to go")
         return f"{self.what}: " + ", ".join([*parts, *filter(None, [self._note])])
 
     def __enter__(self) -> Self:

@@ -65,6 +65,14 @@ def test_a_line_says_what_how_far_and_how_long_still(monkeypatch: pytest.MonkeyP
     wanted = "60 of 100 steps, 40 s so far, about 1 min 20 s to go, 2.00x fewer forwards"
     assert work.line() == f"training: {wanted}"
     assert Progress("loading", is_shown=False).line() == "loading: 0 s so far"
+    endless = Progress("drawing", "pictures", is_shown=False)
+    endless.skip()
+    assert endless.line() == "drawing: 1 pictures, 0 s so far"
+    half = Progress("drawing", "pictures", 10, is_shown=False)
+    half.skip()
+    half.update(2)
+    now = 150.0  # one in ten seconds, and eight are left
+    assert half.line().endswith("10 s so far, about 1 min 20 s to go")
     assert [duration(x) for x in (0.4, 61, 7260)] == ["0 s", "1 min 1 s", "2 h 1 min"]
 
 
@@ -97,6 +105,7 @@ def test_half_a_minute_is_the_longest_silence() -> None:
     ("words", "what"),
     [
         (["generate", RING, "--n", "8"], "drawing"),
+        (["generate", RING, "--n", "9", "--batch", "2"], "drawing"),
         (["compare", RING], "drawing"),
         (["trace", RING], "drawing"),
         (["evaluate", "--out", "report", "--captions", "4"], "measuring"),

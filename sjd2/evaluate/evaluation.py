@@ -11,13 +11,16 @@ from typing import Protocol
 import sjd2
 from sjd2.companions import Companions, fingerprint
 from sjd2.evaluate.measure import Measurement, picture_paths
-from sjd2.evaluate.plan import Plan
-from sjd2.evaluate.report import as_html, as_markdown
+from sjd2.evaluate.plan import Plan, Unit
+from sjd2.evaluate.report import Drawn, as_html, as_markdown
 from sjd2.evaluate.summary import Measured, curve_rows, table_rows, timing_rows
 from sjd2.evaluate.tables import Row
 from sjd2.files import write_json, write_text
 from sjd2.models import family_of
 from sjd2.pictures.pipeline import Pipeline
+from sjd2.sampler.presets import BASELINE
+
+_CAPTIONS = 6  # of which the report shows pictures
 
 
 class Judge(Protocol):
@@ -90,7 +93,7 @@ def evaluate(
         "curves": {over: curve_rows(plan, measured, over) for over in ("guidance", "temperature")},
     }
     timings = {"environments": _environments(measured), "rows": timing_rows(plan, measured)}
-    _write(out, found, timings)
+    _write(out, found, timings, _shown(out, plan))
     return found, timings
 
 
@@ -131,8 +134,21 @@ def _environments(measured: Measured) -> list[Row]:
     return [where for at, where in enumerate(found) if where not in found[:at]]
 
 
-def _write(out: Path, found: Row, timings: Row) -> None:
+def _shown(out: Path, plan: Plan) -> list[Drawn]:
+    """The first captions, from the first seed, by every method at its widest window."""
+    widest = max(plan.windows)
+    settings = [one for one in plan.table() if one.method == BASELINE or one.window == widest]
+    drawn = []
+    for at, caption in enumerate(plan.captions[:_CAPTIONS]):
+        units = [Unit(setting, at, (caption,), plan.seeds[0]) for setting in settings]
+        labels = [plan.methods[unit.setting.method].label for unit in units]
+        files = [picture_paths(out, unit)[0] for unit in units]
+        drawn.append(Drawn(caption, list(zip(labels, files, strict=True))))
+    return drawn
+
+
+def _write(out: Path, found: Row, timings: Row, drawn: list[Drawn]) -> None:
     write_json(out / "results.json", found)
     write_json(out / "timings.json", timings)
     write_text(out / "results.md", as_markdown(found, timings))
-    write_text(out / "report.html", as_html(found, timings))
+    write_text(out / "report.html", as_html(found, timings, drawn))

@@ -109,14 +109,22 @@ def compare(
     ]
 
 
-def comparison_picture(contenders: Sequence[Contender]) -> Image.Image:
-    """Captions in rows, methods in columns, forwards and seconds above each column."""
+def comparison_picture(
+    contenders: Sequence[Contender], *, shows_seconds: bool = True
+) -> Image.Image:
+    """Captions in rows, methods in columns, forwards and seconds above each column.
+
+    Args:
+        contenders: of `compare`.
+        shows_seconds: False leaves out what differs between two runs.
+    """
     most = max(contender.forwards for contender in contenders)
     columns = [
         Column(
             title=contender.label,
             notes=(
-                f"{contender.forwards:.0f} forwards · {contender.drawing.stats.seconds:.1f} s",
+                f"{contender.forwards:.0f} forwards"
+                + f" · {contender.drawing.stats.seconds:.1f} s" * shows_seconds,
                 f"{contender.drawing.stats.tokens_per_forward:.1f} tokens per forward",
             ),
             share=contender.forwards / most,

@@ -242,6 +242,7 @@ def test_options_reach_the_model_under_its_own_names(run, monkeypatch):
         schedule="linear",
         corrector_passes="sweep",
         backend="eager",
+        progress=True,
     )
 
 

@@ -131,6 +131,12 @@ def test_the_report_shows_the_table_that_is_printed(evaluate, tmp_path):
         assert all(f"<td>{cell}</td>" in page for cell in cells)
         assert all(cell in table for cell in cells)
     assert page.count("<svg") == 4
+    # Both captions, and ar, gumbel and maximal side by side.
+    assert re.findall(r'alt="(.*?)"', page) == [
+        f"{caption}, by {label}"
+        for caption in (RING, DISCS)
+        for label in ("ar", "sjd gumbel", "sjd maximal")
+    ]
     curve = json.loads((tmp_path / "report" / "results.json").read_text())["curves"]["guidance"]
     assert [point["guidance"] for point in curve] == [2.0, 3.0] * 2
     assert all(point["step_compression"] > 1 for point in curve)
