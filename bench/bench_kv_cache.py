@@ -1,4 +1,4 @@
-"""`kv_append`, `kv_truncate` and `kv_compact`: a layer of a 7 B model, and the lengths of all.
+"""`kv_append`, `kv_truncate` and `kv_compact`: one layer of a 7 B model.
 
 pytest bench/bench_kv_cache.py      # on a GPU; a CPU runs one small shape
 """

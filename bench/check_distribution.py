@@ -1,16 +1,15 @@
-"""Are the tokens of every method really drawn from the embedded model's own distribution?
+"""Whether every method draws its tokens from the embedded model's distribution.
 
     python bench/check_distribution.py                  # some minutes on 2 cores
-    python bench/check_distribution.py --pictures 256   # a sharper look
-    python bench/check_distribution.py --adapter DIR    # denoising, too; not needed where one ships
+    python bench/check_distribution.py --pictures 256   # more power
+    python bench/check_distribution.py --adapter DIR    # where it carries no adapter
 
 Pictures are drawn with every method, then the model reads each whole picture in one forward
 without a cache and says how surprising every token was. Where tokens follow its distribution,
 surprise less entropy has mean zero at every position, so the sum over all tokens is `z` standard
 deviations from zero with `z` a standard normal number. A decoder that prefers likely tokens makes
-it negative. The last line is such a one, to show that this test has power: corrected drafts that
-keep the label of their old distribution. Exit 1 if any of the others is beyond 4, or if that one is
-not.
+it negative. The last line is one of these, to show that the test has power: corrected drafts that
+stay labelled with their old distribution. Exit 1 if any other is beyond 4, or if that one is not.
 """
 
 from __future__ import annotations
@@ -57,7 +56,7 @@ BEYOND = 4.0
 
 @contextmanager
 def mislabelled() -> Iterator[None]:
-    """Inside the block corrected drafts keep the label of the distribution they had before."""
+    """Inside the block corrected drafts stay labelled with their distribution before correction."""
     right = Correction.correct
 
     def wrong(self: Correction, now: Iteration) -> Verdict:

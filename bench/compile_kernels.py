@@ -1,11 +1,11 @@
-"""Compile every kernel for GPUs that are not here, and count what it spills.
+"""Compile every kernel for GPUs that need not be present, and count register spills.
 
     python bench/compile_kernels.py                 # all targets, a table, exit 1 on a spill
     python bench/compile_kernels.py --target sm_90  # one of sm_80, sm_90, sm_100, gfx942
 
-The operations are called as the sampler calls them; what they would have launched is recorded and
-compiled ahead of time instead. So what is checked is what ships: these kernels, with these block
-sizes and warps, and no copy of them.
+The operations are called as the sampler calls them; their launches are recorded and compiled ahead
+of time instead of run. So the check covers what ships: these kernels with these block sizes and
+warps.
 """
 
 from __future__ import annotations
@@ -51,7 +51,7 @@ TYPES = {
 
 @dataclass
 class Launch:
-    """A kernel and what one call of an operation asked of it."""
+    """A kernel and the arguments of one launch."""
 
     label: str
     kernel: JITFunction[Any]
@@ -61,7 +61,7 @@ class Launch:
 
 @dataclass
 class Compiled:
-    """What a launch needs of a GPU."""
+    """The resources of a compiled launch."""
 
     registers: int  # per thread
     shared: int  # bytes per block
@@ -69,7 +69,7 @@ class Compiled:
 
 
 def recorded(label: str, call: Callable[[], object]) -> list[Launch]:
-    """What an operation launches."""
+    """The launches of an operation."""
     launches: list[Launch] = []
 
     def record(self: JITFunction[Any], *arguments: Any, grid: Any, warmup: bool, **options: Any):
@@ -239,7 +239,7 @@ def _of_amd(assembly: str, shared: int) -> Compiled:
 
 def table_of(name: str) -> tuple[list[str], int]:
     """The lines of a target, and how many of its launches spill."""
-    # The number of warps that the launch code would choose there.
+    # The launch code then chooses the warps of that GPU.
     tiles.WARP_SIZE = TARGETS[name].warp_size
     lines, spilling = [], 0
     for one in launches():

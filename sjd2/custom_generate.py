@@ -11,6 +11,7 @@ from transformers.utils import ModelOutput
 
 from sjd2.config import DecodingConfig, seeds_for
 from sjd2.models import ImageModel, family_of
+from sjd2.placement import bring
 from sjd2.protocol import Request
 from sjd2.sampler import DecodingStats, Method, decode, resolve
 from sjd2.sampler.logprobs import LogProbsChoice, checked_choice
@@ -112,6 +113,7 @@ def generate(
     prepared = getattr(family, "prepared", None)
     if prepared is None:
         raise ValueError(f"a {type(model).__name__} draws by its own generate: use accelerate")
+    bring(model)
     request = prepared(
         input_ids,
         logits_processor,

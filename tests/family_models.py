@@ -33,7 +33,7 @@ _TEXT = {
 }
 
 
-def _loud(model: Any, embeddings: Any) -> Any:
+def louder(model: Any, embeddings: Any) -> Any:
     """Fresh weights say next to nothing: louder, they give distributions worth sampling from."""
     with torch.no_grad():
         model.get_output_embeddings().weight *= 25
@@ -72,7 +72,7 @@ def tiny_emu3(attention: str = "sdpa", codes: int = CODES) -> Emu3ForConditional
         attn_implementation=attention,
     )
     model = Emu3ForConditionalGeneration(config)
-    return _loud(model, model.get_input_embeddings())
+    return louder(model, model.get_input_embeddings())
 
 
 # Chameleon: special tokens by name; image ids interleaved with a word.
@@ -113,7 +113,7 @@ def tiny_chameleon(
         attn_implementation=attention,
     )
     model = ChameleonForConditionalGeneration(config)
-    return _loud(model, model.get_input_embeddings())
+    return louder(model, model.get_input_embeddings())
 
 
 @dataclass(frozen=True)

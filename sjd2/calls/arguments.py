@@ -15,6 +15,7 @@ from transformers.generation import GenerationMode
 
 from sjd2.calls.checks import unpadded
 from sjd2.protocol import Past
+from sjd2.ranges import COUNT
 
 # Arguments that upstream does not hand on to a custom decoding loop, or that change what the model
 # is fed; and what there is instead.
@@ -44,6 +45,8 @@ def refuse_arguments(arguments: Mapping[str, Any]) -> None:
     """
     if arguments.get("assistant_model") is not None:
         raise OtherGenerationError("assisted generation is not accelerated")
+    if (pictures := arguments.get("num_return_sequences")) is not None:
+        COUNT.check("num_return_sequences", pictures)
     for name, instead in _REFUSED.items():
         if not _asks_nothing(arguments.get(name)):
             raise ValueError(f"{name} cannot be honoured when an image is drawn: {instead}")

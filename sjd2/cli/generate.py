@@ -48,20 +48,16 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "decoding",
         "Speed only: every choice samples the model's own distribution.",
     )
-    decoding.add_argument(
-        "--method", choices=get_args(MethodName), default="auto", help="default: the fastest"
-    )
+    decoding.add_argument("--method", choices=get_args(MethodName), help="default: the fastest")
     decoding.add_argument(
         "--verify",
         choices=get_args(Verification),
-        default="ratio",
         help="gumbel draws the very picture that --method ar draws from the same seed "
         "(default: ratio, the fastest)",
     )
     decoding.add_argument(
         "--coupling",
         choices=get_args(Coupling),
-        default="maximal",
         help="maximal keeps drafts that ratio did not accept as often as exactness allows, "
         "independent draws them again (default: maximal)",
     )
@@ -70,20 +66,17 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--corrector-passes",
         type=values.passes,
         metavar="N|sweep",
-        default=DecodingConfig.corrector_passes,
-        help="of the corrector over a window (default: %(default)s)",
+        help=f"of the corrector over a window (default: {DecodingConfig.corrector_passes})",
     )
     decoding.add_argument(
         "--denoising-steps",
         type=values.count,
         metavar="K",
-        default=4,
         help="forwards of sjd2 from pure noise to a token (default: 4)",
     )
     decoding.add_argument(
         "--schedule",
         choices=get_args(Schedule),
-        default="karras",
         help="spacing of the noise levels of sjd2 (default: karras)",
     )
     arguments.add_window(decoding)
@@ -140,6 +133,7 @@ def run(given: argparse.Namespace) -> int:
         check_target(path, force=given.force)
     pipeline = common.load_pipeline(given, given.captions)
     method, _ = method_of(pipeline.model, config, *common.companions_of(given))
+    common.refuse_unused(given, [method])
     sampling = common.sampling_of(given)
     method = with_window(pipeline, method, pictures, **sampling)
     settings = settings_of(method, **common.named_settings(given), **sampling)

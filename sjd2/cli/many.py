@@ -49,6 +49,7 @@ def run(given: argparse.Namespace, config: DecodingConfig) -> int:
     pipeline = common.load_pipeline(given, [one.caption for one in first])
     sampling = common.sampling_of(given)
     method, _ = method_of(pipeline.model, config, *common.companions_of(given))
+    common.refuse_unused(given, [method])
     method = with_window(pipeline, method, given.batch, **sampling)
     settings = settings_of(method, **common.named_settings(given), **sampling)
     folder = PictureFolder(Path(given.out).expanduser(), settings, force=given.force, rank=rank)

@@ -140,7 +140,8 @@ def _traces(
 
     companions = find_companions(pipeline.model, family_of(pipeline.model))
     same = "gumbel" if companions.corrector is None else "corrected-gumbel"
-    settings = {"window": given.window, "start": given.start, "backend": given.backend}
+    given_settings = {"window": given.window, "start": given.start, "backend": given.backend}
+    settings = {name: value for name, value in given_settings.items() if value is not None}
     traces = []
     for preset in choose_presets(given.methods or (BASELINE, same), companions).values():
         method = preset.method(companions, trace=True, **settings)

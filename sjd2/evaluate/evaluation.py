@@ -2,18 +2,21 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Sequence
+from dataclasses import asdict
 from pathlib import Path
 from typing import Protocol
 
 import sjd2
-from sjd2.companions import Companions
+from sjd2.companions import Companions, fingerprint
 from sjd2.evaluate.measure import Measurement, picture_paths
 from sjd2.evaluate.plan import Plan
 from sjd2.evaluate.report import as_html, as_markdown
 from sjd2.evaluate.summary import Measured, curve_rows, table_rows, timing_rows
 from sjd2.evaluate.tables import Row
 from sjd2.files import write_json, write_text
+from sjd2.models import family_of
 from sjd2.pictures.pipeline import Pipeline
 
 
@@ -56,11 +59,13 @@ def evaluate(
         The contents of `results.json` and `timings.json`.
 
     Raises:
-        ValueError: a setting or a caption that the model cannot take.
+        ValueError: a setting or a caption that the model cannot take; the folder holds a report of
+            other settings.
         OSError: the folder cannot be written.
 
     RNG: counter-addressed by the plan's seeds; no global generator is touched.
     """
+    _check_folder(out, pipeline, plan, companions or Companions())
     measurement = Measurement(pipeline, plan, companions or Companions(), out)
     measured = measurement.run(show_progress=show_progress)
     rows = table_rows(plan, measured)
@@ -87,6 +92,37 @@ def evaluate(
     timings = {"environments": _environments(measured), "rows": timing_rows(plan, measured)}
     _write(out, found, timings)
     return found, timings
+
+
+def _check_folder(out: Path, pipeline: Pipeline, plan: Plan, companions: Companions) -> None:
+    """Keep what a report is of, and refuse a folder with one of something else.
+
+    Raises:
+        ValueError: names the settings that differ.
+    """
+    kinds = {kind for preset in plan.methods.values() for kind in preset.companions}
+    used = {kind: getattr(companions, kind) for kind in ("adapter", "corrector")}
+    settings = {
+        **asdict(plan),
+        "methods": list(plan.methods),
+        "model": fingerprint(family_of(pipeline.model).backbone),
+        **{kind: one and fingerprint(one) for kind, one in used.items() if kind in kinds},
+    }
+    told = json.loads(json.dumps(settings))
+    path = out / "settings.json"
+    try:
+        before = json.loads(path.read_text())
+    except (OSError, ValueError):  # none yet
+        write_json(path, told)
+        return
+    names = sorted(
+        name for name in before.keys() | told.keys() if before.get(name) != told.get(name)
+    )
+    if names:
+        raise ValueError(
+            f"{out}: holds a report with other {', '.join(names)}; "
+            "choose another folder, or remove it"
+        )
 
 
 def _environments(measured: Measured) -> list[Row]:

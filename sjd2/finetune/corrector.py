@@ -7,8 +7,7 @@ changed, guess the second.
 
 from __future__ import annotations
 
-from collections import deque
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -21,6 +20,7 @@ from sjd2.checkpoint import keyed_generator
 from sjd2.companions import Companions
 from sjd2.companions.corrector import Corrector
 from sjd2.config import CorrectorPasses, DecodingConfig
+from sjd2.finetune.memory import Drawings
 from sjd2.finetune.objective import drawing_request
 from sjd2.finetune.rollouts import Inputs
 from sjd2.finetune.settings import TrainingSettings
@@ -81,6 +81,7 @@ class Moves(IterableDataset[dict[str, Any]]):
 
     Attributes:
         start: batches to leave out, for a run that goes on.
+        drawings: that batches are made of.
     """
 
     def __init__(
@@ -96,15 +97,14 @@ class Moves(IterableDataset[dict[str, Any]]):
         self.inputs, self.sampling = inputs, sampling
         self.rank, self.start = rank, 0
         self.offsets = torch.tensor(corrector.offsets, device=family.embedding_table().device)
+        self.drawings = Drawings(corrector, self._draw, settings.reuse, settings.remembered)
         self.features = len(corrector.offsets) * (family.vocab_size + 1)
 
     def __iter__(self) -> Iterator[dict[str, Any]]:
         """Batches, see the class."""
-        number, memory = self.start, deque[dict[str, Tensor]](maxlen=self.settings.remembered)
+        number = self.start
         while True:
-            round_, again = divmod(number, self.settings.reuse)
-            if not memory or again == 0:
-                memory.append(self._draw(round_))
+            memory = self.drawings.of_batch(number)
             generator = keyed_generator(self.settings.seed, "columns", self.rank, number)
             yield _choose(memory, self.settings.columns, generator)
             number += 1
@@ -179,7 +179,7 @@ class _Predicted:
 
 
 def _choose(
-    memory: deque[dict[str, Tensor]], columns: int, generator: torch.Generator
+    memory: Sequence[dict[str, Tensor]], columns: int, generator: torch.Generator
 ) -> dict[str, Tensor]:
     """So many columns of all that are remembered, at random."""
     counts = [len(drawing["old"]) for drawing in memory]

@@ -15,6 +15,7 @@ from torch import Tensor
 from tqdm import tqdm
 
 from sjd2.checkpoint import load_state, save_state
+from sjd2.extras import install_line
 from sjd2.protocol import Geometry, ImageModel
 
 PICTURES = (".png", ".jpg", ".jpeg", ".webp")
@@ -103,7 +104,7 @@ def _from_dataset(source: str, path: Path) -> list[Example]:
         import datasets
     except ImportError as error:
         raise ValueError(
-            f"{source}: no such folder; to load a dataset of that name, pip install datasets"
+            f"{source}: no such folder; to load a dataset of that name: {install_line('train')}"
         ) from error
     try:
         table = (

@@ -1,8 +1,8 @@
 """The arithmetic of decoding as a handful of operations on tensors; no model is known here.
 
 Every operation is a folder: its contract in `__init__.py`, its twin in plain torch in `eager.py`,
-its Triton path in `triton.py`. `target` and `philox` are what operations share: the target
-distribution and random numbers.
+its Triton path in `triton.py` or `triton/`, and in `cpu.py` what makes the twin fast on a CPU.
+`target` and `philox` are shared by the operations: the target distribution and random numbers.
 """
 
 from sjd2.kernels.commit_window import commit_window

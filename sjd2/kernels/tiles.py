@@ -1,4 +1,4 @@
-"""Block sizes and warps by shape: a static table, for autotuning would break CUDA graphs."""
+"""Block sizes and warps by shape: a static table, since autotuning would break CUDA graphs."""
 
 from typing import Any
 
@@ -7,29 +7,29 @@ import triton
 
 from sjd2.kernels.philox import GROUP
 
-# A vocabulary up to this size -> tokens that a sweep holds at once, and threads that hold them.
-# Larger ones are swept in chunks. Found with bench/compile_kernels.py: none of these spills.
+# Vocabulary up to this size -> tokens that a sweep holds in registers, and its threads. Larger
+# vocabularies are swept in chunks. By bench/compile_kernels.py none of these spills.
 _SWEEPS = {1024: (1024, 128), 4096: (4096, 512), 16384: (16384, 1024)}
 _CHUNK = (8192, 512)
-# The search for top-p's cut keeps three numbers of every token in registers.
+# The search for the top-p threshold keeps three numbers per token in registers.
 _SWEEPS_OF_TOP_P = {1024: (1024, 128), 4096: (4096, 512)}
 _CHUNK_OF_TOP_P = (4096, 512)
-_RACE = {32: 1024, 64: 512}  # tokens that race at once, by warp size: more of them would spill
-_SHORTEST_RACE = 2 * GROUP  # noise of groups comes in pairs
+_RACE = {32: 1024, 64: 512}  # tokens that race at once, by warp size; more would spill
+_SHORTEST_RACE = 2 * GROUP  # the noise of groups is made in pairs
 
-WARP_SIZE = 64 if torch.version.hip else 32  # of the GPUs that this build of torch is for
+WARP_SIZE = 64 if torch.version.hip else 32  # on the GPUs that this build of torch supports
 
-# The twins round after every operation; a fused one would round once.
+# The eager twins round after every operation, so multiplications and additions are not fused.
 EXACT: dict[str, Any] = {"enable_fp_fusion": False}
 
 
 def warps(threads: int) -> int:
-    """How many warps so many threads are."""
+    """Warps for a number of threads."""
     return max(1, threads // WARP_SIZE)
 
 
 def tiles_for(vocab: int, top_p: bool) -> dict[str, Any]:
-    """How a program of `verify_window` goes through a vocabulary: its compile-time arguments."""
+    """The compile-time arguments by which a program of `verify_window` sweeps a vocabulary."""
     sweeps, chunk = (_SWEEPS_OF_TOP_P, _CHUNK_OF_TOP_P) if top_p else (_SWEEPS, _CHUNK)
     block, threads = next((tile for most, tile in sweeps.items() if vocab <= most), chunk)
     block = min(block, max(_SHORTEST_RACE, triton.next_power_of_2(vocab)))

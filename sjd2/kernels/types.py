@@ -1,9 +1,9 @@
-"""The nouns that the operations share: draft kinds, windows, rules and verdicts.
+"""The types that the operations share: draft kinds, windows, rules and verdicts.
 
 A window has `W` slots, the tokens fed in one forward, and `W` columns, what that forward predicts:
 column `j` is the picture position that slot `j`'s logits predict. Slot 0 holds the last committed
-token and slot `j + 1` holds the draft of column `j`. The last column's draft is fed in no slot; it
-can be verified all the same, since its `p` depends on the columns before it only.
+token and slot `j + 1` holds the draft of column `j`. No slot feeds the last column's draft; it can
+still be verified, since its `p` depends only on the columns before it.
 """
 
 from __future__ import annotations
@@ -21,25 +21,25 @@ from sjd2.choices import Start as Start
 Verify = Literal["ratio", "gumbel", "greedy"]
 
 
-# Iterations have numbers below this one, so that corrections can count in multiples of it and share
+# Iterations are numbered below this and corrections in multiples of it, so that corrections share
 # no random number with a forward.
 CORRECTIONS = 2**20
 
 
 class DraftKind(IntEnum):
-    """Where a column's draft came from, that is: which draft distribution `q` it has."""
+    """Where a column's draft came from, and so its draft distribution `q`."""
 
     FULL = 0  # drawn from a stored distribution, `Window.draft_logits`
     UNIFORM = 1  # drawn uniformly from the vocabulary
-    ONEHOT = 2  # copied, or forced by the grammar: all of `q` is on that token
+    ONEHOT = 2  # copied, or forced by the grammar: `q` is one on that token
 
 
 class Window(NamedTuple):
     """The drafts of a batch of windows and the distributions that they were drawn from.
 
-    A draft distribution is last iteration's target, kept where it was computed: column `j` of row
-    `b` finds its own at `draft_logits[b, j + offset[b]]`, so sliding a window moves no
-    distribution; the columns that entered share the last one there is. The eager twins keep
+    A draft distribution is the target distribution of the last iteration, kept where it was
+    computed: that of column `j` of row `b` is `draft_logits[b, j + offset[b]]`, so sliding a window
+    copies no distribution. The columns that entered share the last one. The eager twins keep
     log-probabilities; the Triton kernels keep that forward's logits as they came from the model,
     guidance rows included, and in `draft_stats` the numbers that turn them into log-probabilities.
     """
@@ -135,9 +135,9 @@ def _stretched(kept: Tensor, width: int) -> Tensor:
 
 
 class Shifts(NamedTuple):
-    """The weights of a corrector: how neighbours shift the distribution of a column."""
+    """The weights of a corrector, by which neighbours shift the distribution of a column."""
 
-    features: Tensor  # float32 [O * (V + 1), r]: of every offset, rows of all tokens and of none
+    features: Tensor  # float32 [O * (V + 1), r]: for each offset a row per token and one for none
     offsets: Tensor  # int64 [O], how far back in the picture the neighbours are
     output: Tensor  # float32 [V, r]
 
@@ -154,7 +154,7 @@ class Rules:
         top_p: keep the smallest set of tokens with this much probability, ties kept; 1 keeps all.
         verify: "ratio" (accept with `min(1, p / q)`), "gumbel" (noise fixed per seed, position and
             token: the draw of token-by-token decoding) or "greedy".
-        coupling: what becomes of unaccepted drafts under "ratio": "maximal" or "independent".
+        coupling: how unaccepted drafts are re-drawn under "ratio": "maximal" or "independent".
         start: the draft of a column that enters the window: drawn from the distribution of the
             window's last column ("neighbour"), drawn uniformly, or a copy of the last token
             ("repeat").

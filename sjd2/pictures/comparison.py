@@ -86,9 +86,10 @@ def compare(
     companions = find_companions(pipeline.model, family_of(pipeline.model))
     chosen = choose_presets(methods, companions)
     drawings: dict[str, Drawing] = {}
-    # One picture that does not count: the first call pays for set-up.
+    # One picture that does not count: the first call pays for set-up. Of the longest caption, as it
+    # may be too long.
     announce("one picture to warm up")
-    draw(pipeline, captions[:1], [seed], resolve(config, companions), **sampling)
+    draw(pipeline, [max(captions, key=len)], [seed], resolve(config, companions), **sampling)
     settings = {field.name: getattr(config, field.name) for field in fields(config)}
     for name, preset in chosen.items():
         announce(preset.label)

@@ -16,9 +16,10 @@ from typing import Any
 from PIL import Image
 from torch import Tensor
 
-from sjd2.models import family_of
+from sjd2.models import family_of, inner_model
 from sjd2.pictures.drawing import check_captions
 from sjd2.pictures.pipeline import Pipeline
+from sjd2.placement import bring, device_of
 from sjd2.protocol import Request
 from sjd2.sampler import Method
 from sjd2.sampler.logprobs import LogProbsChoice
@@ -107,6 +108,7 @@ def draw_many(
     RNG: counter-addressed by the pictures' seeds; no global generator is touched.
     """
     family = family_of(pipeline.model)
+    bring(inner_model(pipeline.model))
     flying: dict[int, tuple[Wanted, Request, float]] = {}
 
     def requests() -> Iterator[tuple[Request, int]]:
@@ -127,7 +129,9 @@ def draw_many(
 
     def hand_over(drawn: Drawn) -> None:
         one, request, began = flying.pop(drawn.number)
-        generated = request.finish(drawn.tokens[None].to(pipeline.model.device))
+        # A pipeline may paint what it was asked for last: other captions have been since.
+        pipeline.inputs([one.caption])
+        generated = request.finish(drawn.tokens[None].to(device_of(pipeline.model)))
         (picture,) = pipeline.pictures(generated)
         finished(
             Finished(

@@ -51,7 +51,7 @@ class WindowCache(Cache):
         """Prepare to write `width` entries behind every row.
 
         Returns:
-            Position ids, int64 [R, W], and the mask, bool [R, 1, W, S]: a slot sees its row's
+            Where they go, int64 [R, W], and the mask, bool [R, 1, W, S]: a slot sees its row's
             prefix, the slots before it and itself.
         """
         self._extent = min(self._longest + width, self.capacity)

@@ -23,7 +23,7 @@ import torch
 from torch import Tensor
 
 from sjd2.kernels.target.eager import guide
-from sjd2.protocol import ImageModel, PlacedProcessor, Request
+from sjd2.protocol import ImageModel, PlacedProcessor, Request, positions_of
 from sjd2.sampler.logprobs import LogProbs, LogProbsChoice, checked_choice
 from sjd2.sampler.method import Method, Redraft
 from sjd2.sampler.state import DecodingState
@@ -139,8 +139,10 @@ def prefill(model: ImageModel, state: DecodingState) -> Tensor | None:
 
 def forward(model: ImageModel, slots: Tensor, state: DecodingState) -> Tensor:
     """Feed slots [R, W, D] behind every row's prefix; their last hidden states."""
-    positions, mask = state.cache.open_window(slots.shape[1])
-    return model.hidden(slots, positions, mask, state.cache)
+    entries, mask = state.cache.open_window(slots.shape[1])
+    # Slots behind the picture stand where it ends: a model may look at how far its positions go.
+    entries = entries.minimum(state.last_entry[:, None])
+    return model.hidden(slots, positions_of(state.positions, entries), mask, state.cache)
 
 
 def process(logits: Tensor, state: DecodingState) -> Tensor:

@@ -139,9 +139,9 @@ def resolve(config: DecodingConfig, companions: Companions | None = None) -> Met
     if config.method == "ar":
         return Method("ar", config, config.backend)
     if adapter is None and (config.method == "sjd2" or not config.exact):
-        wanted = "method='sjd2'" if config.method == "sjd2" else "exact=False"
+        wanted = "method 'sjd2'" if config.method == "sjd2" else "exact=False"
         raise ValueError(
-            f"{wanted}: needs adapter=, a denoising adapter or its folder (sjd2.accelerate)"
+            f"{wanted}: needs a denoising adapter; the model carries none, and none was named"
         )
     if adapter is not None and config.method == "auto" and config.exact:
         # An adapter that was found beside the model is used where it measured faster.

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from threading import get_ident
 from typing import Protocol
 
 import torch
@@ -66,6 +67,7 @@ def noisy_drafts(
     """
     trajectory = Trajectory(steps, schedule, state.next_width, adapter, staggered)
     with adapter.attached(model.backbone) as gate:
+        gate.thread = get_ident()  # another thread may draw with the same model
         yield NoisyDrafts(trajectory, state, gate)
 
 

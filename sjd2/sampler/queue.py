@@ -17,7 +17,15 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from sjd2.protocol import ImageModel, LogitsProcessor, PlacedProcessor, Prompt, Request, Sampling
+from sjd2.protocol import (
+    ImageModel,
+    LogitsProcessor,
+    PlacedProcessor,
+    Prompt,
+    Request,
+    Sampling,
+    extended,
+)
 from sjd2.sampler.decode import draw, iterate, prefill
 from sjd2.sampler.logprobs import LogProbs, LogProbsChoice, checked_choice
 from sjd2.sampler.method import Method, Redraft
@@ -257,8 +265,12 @@ def _join(prompts: Sequence[Prompt]) -> Prompt:
     width = max(prompt.embeddings.shape[1] for prompt in prompts)
     longest = max(prompt.ids.shape[1] for prompt in prompts)
     copies = range(len(prompts[0].embeddings))
+    known = [prompt.positions for prompt in prompts if prompt.positions is not None]
+    entries = max((one.shape[2] for one in known), default=0)
+    positions = [extended(one, entries)[:, copy] for copy in copies for one in known]
     return replace(
         prompts[0],
+        positions=torch.stack(positions, dim=1) if positions else None,
         embeddings=torch.stack(
             [
                 F.pad(prompt.embeddings[copy], (0, 0, 0, width - prompt.embeddings.shape[1]))

@@ -9,7 +9,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from sjd2.kernels import Rules, Verdict, Window, commit_window, first_window
-from sjd2.protocol import ImageModel, Prompt, Request
+from sjd2.protocol import ImageModel, Prompt, Request, extended
 from sjd2.sampler.cache import WindowCache
 from sjd2.sampler.drafts import Drafts, Slots, TokenDrafts
 
@@ -68,6 +68,7 @@ class DecodingState:
         self.model, self.sampling = model, request.sampling
         self.prompt, self.geometry, self.rules = prompt, geometry, rules
         self.ids, self.full_width, self.first_width = prompt.ids, width, first
+        self.positions = prompt.positions
         self.length, self.table = geometry.length, model.embedding_table()
         self.backend = backend
         self.settle_every = 1 if device.type == "cpu" else _SETTLE_EVERY
@@ -87,6 +88,8 @@ class DecodingState:
         self.cache = WindowCache(self.copies * images, room + cached, device)
         if prompt.past:
             self.cache.fill(prompt.past)
+        # The last entry that a token is drawn from.
+        self.last_entry = self.cache.lengths + prompt.lengths + self.length - 2
         self.iteration, self.prefill_passes = 1, 0
         self.complete = self.committed = 0
         self.drafts: Drafts = TokenDrafts()
@@ -215,6 +218,11 @@ class DecodingState:
         self.drafts.put_rows(at, fresh.drafts)
         cached = torch.cat([at + everyone * copy for copy in range(self.copies)])
         self.cache.put_rows(cached, fresh.cache, self.length + self.full_width)
+        self.last_entry = self.last_entry.index_copy(0, cached, fresh.last_entry)
+        if self.positions is not None and fresh.positions is not None:
+            entries = max(self.positions.shape[2], fresh.positions.shape[2])
+            ours, theirs = (extended(one, entries) for one in (self.positions, fresh.positions))
+            self.positions = ours.index_copy(1, cached, theirs)
         self.prefill_passes += fresh.prefill_passes
 
     def _keep_rows(self, rows: Tensor) -> None:
@@ -224,7 +232,11 @@ class DecodingState:
         self.begun = None if self.begun is None else self.begun[rows]
         self.window = self.window.keep_rows(rows)
         self.drafts.keep_rows(rows)
-        self.cache.keep_rows(torch.cat([rows + everyone * copy for copy in range(self.copies)]))
+        copies = torch.cat([rows + everyone * copy for copy in range(self.copies)])
+        self.cache.keep_rows(copies)
+        self.last_entry = self.last_entry[copies]
+        if self.positions is not None:
+            self.positions = self.positions[:, copies]
 
 
 def _with_rows(ids: Tensor, rows: Tensor, prompt: Prompt) -> Tensor:

@@ -7,6 +7,7 @@ import runpy
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 from typing import get_args
 
 import pytest
@@ -204,13 +205,15 @@ def test_json_of_generate_is_one_object_that_tells_all(run):
 def test_options_reach_the_model_under_its_own_names(run, monkeypatch):
     """Kills: an option read and then dropped, or passed under another name."""
     seen = {}
+    # One that makes use of every option.
+    decoding = SimpleNamespace(name="sjd2", is_corrected=True, config=sjd2.DecodingConfig())
 
     def resolved(model, config, adapter, corrector):
         seen.update(config=config, companions={"adapter": adapter, "corrector": corrector})
-        return "the method", None
+        return decoding, None
 
     def spy(pipeline, captions, seeds, method, **sampling):
-        assert method == "the method"
+        assert method is decoding
         seen.update(seeds=seeds, sampling=sampling)
         raise ValueError("enough")
 

@@ -33,7 +33,7 @@ def corrections(
     grammar: dict[int, int] | None = None,
     passes: int = 2,
 ) -> list[Window]:
-    """Two iterations with some corrections behind each; the windows on the way."""
+    """Two iterations, each followed by corrections; all corrected windows."""
     generator = torch.Generator().manual_seed(1)
 
     def random(*shape: int) -> Tensor:
@@ -50,7 +50,7 @@ def corrections(
     position = torch.zeros_like(seed)
     tokens = torch.randint(vocab, (images, LENGTH), generator=generator).to(where)
     window = eager.first_window(seed, 2, vocab, grammar=forced)
-    copies, met = 2 if rules.guidance_scale != 1 else 1, []
+    copies, windows = 2 if rules.guidance_scale != 1 else 1, []
     for iteration in (1, 2):
         logits = random_logits(copies * images, window.width, vocab, iteration).to(where)
         at: dict[str, Any] = {"seed": seed, "grammar": forced, "iteration": iteration}
@@ -75,12 +75,12 @@ def corrections(
                 correction=correction,
                 **at,
             )
-            met.append(window)
-    return met
+            windows.append(window)
+    return windows
 
 
 def agree(*shape: int, where: str, rules: Rules, **options: Any) -> None:
-    """Tokens and kinds of kernels and twins are equal, and so are the distributions they leave."""
+    """Tokens and kinds of kernels and twins are equal, distributions to rounding."""
     expected = corrections(eager, *shape, where, rules, **options)
     found = corrections(triton, *shape, where, rules, **options)
     assert any(not torch.equal(one.tokens, other.tokens) for one, other in pairwise(expected))
@@ -121,15 +121,14 @@ def test_corrections_start_from_the_distribution_of_the_forward(
 
 
 def test_corrections_of_a_shortlist_are_those_of_the_twin(device: str) -> None:
-    """Kills: a list that differs from what the kernel leaves by multiplying with all."""
+    """Kills: a list that differs from the product with all weights, which the kernel computes."""
     agree(257, 4, 2, where=device, rules=Rules(top_k=2, top_p=0.99))
 
 
 def test_a_shortlist_corrects_the_same_distribution(monkeypatch: pytest.MonkeyPatch) -> None:
-    """What a small top-k leaves is listed; the distributions are those of the product with all
-    weights.
+    """Correcting only the tokens that top-k keeps gives the distributions of the whole product.
 
-    Kills: a list of another image or column; what top-k has cut off brought back.
+    Kills: a list of another image or column; tokens below the top-k threshold brought back.
     """
     for rules in (Rules(top_k=3), Rules(top_k=3, verify="gumbel", guidance_scale=2.0)):
         listed = corrections(eager, 400, 5, 3, "cpu", rules, grammar={1: 3, 4: 399})

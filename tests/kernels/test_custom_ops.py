@@ -1,4 +1,4 @@
-"""The kernels as operations of torch: schemas, fakes, and whole under `torch.compile`."""
+"""The kernels as torch operations: schemas, fakes, and one graph under `torch.compile`."""
 
 from __future__ import annotations
 
@@ -101,7 +101,7 @@ CALLS = {
 
 
 @pytest.mark.parametrize("name", CALLS)
-def test_schema_and_fake_tell_the_truth(name: str) -> None:
+def test_schema_and_fake_match_the_operation(name: str) -> None:
     """Kills: an argument that is written but not declared so; a fake of another shape or dtype."""
     op = getattr(torch.ops.sjd2, name.partition(",")[0]).default
     torch.library.opcheck(op, CALLS[name](), test_utils=("test_schema", "test_faketensor"))

@@ -1,4 +1,4 @@
-"""What enters the window behind its last column."""
+"""Columns that enter the window behind its last one."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ def test_newcomers_follow_the_distribution_of_the_last_column_independently() ->
 
 
 def test_beside_a_forced_token_only_that_token_enters() -> None:
-    """Kills: a distribution made of logits where the grammar says what stands."""
+    """Kills: a distribution computed from logits in a column that the grammar forces."""
     grammar = torch.full((20,), -1)
     grammar[1] = 3
     window = first_window(SEED[:9], 2, VOCAB, grammar=grammar)
@@ -47,7 +47,7 @@ def test_beside_a_forced_token_only_that_token_enters() -> None:
     assert (after.kinds[:, 2:] == DraftKind.ONEHOT).all()
 
 
-def test_a_window_does_not_shrink_by_argument() -> None:
+def test_next_width_below_the_width_is_refused() -> None:
     """Kills: columns dropped without their tokens having been committed."""
     window = first_window(SEED[:9], 2, VOCAB)
     with pytest.raises(ValueError, match="next_width=1: must be at least W=2"):

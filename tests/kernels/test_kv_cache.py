@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import pytest
 import torch
 
 from sjd2.kernels import kv_append, kv_truncate
@@ -23,14 +24,20 @@ def test_append_touches_the_window_and_nothing_else() -> None:
 
 
 def test_truncate_moves_the_length_in_place() -> None:
-    """Kills: a copy of the lengths, after which the cache forgets."""
+    """Kills: a copy of the lengths, which leaves the cache as it was."""
     lengths = torch.tensor([1, 5])
     kv_truncate(lengths, torch.tensor([2, 0]))
     assert lengths.tolist() == [3, 5]
 
 
 def test_truncate_moves_guidance_rows_with_their_pictures() -> None:
-    """Kills: rows of guidance that lie beside their picture, or are left behind."""
+    """Kills: guidance rows that are left out, or given the accept length of another picture."""
     lengths = torch.tensor([1, 5, 3, 8])
     kv_truncate(lengths, torch.tensor([2, 0]))
     assert lengths.tolist() == [3, 5, 5, 8]
+
+
+def test_truncate_refuses_rows_that_belong_to_no_picture() -> None:
+    """Kills: accept lengths of another batch, which a kernel would apply to the wrong rows."""
+    with pytest.raises(ValueError, match="lengths has 3 rows: must be a multiple of the 2 of"):
+        kv_truncate(torch.tensor([1, 5, 3]), torch.tensor([2, 0]))

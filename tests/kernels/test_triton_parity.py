@@ -26,7 +26,7 @@ from sjd2.kernels import triton
 def device(request: pytest.FixtureRequest) -> Iterator[str]:
     if request.param == "cpu" and not knobs.runtime.interpret:
         pytest.skip("Triton is not interpreted here")
-    # torch.empty is full of NaN: whoever reads what was never written gives itself away.
+    # Fills torch.empty with NaN, so that reading memory that was never written shows.
     torch.use_deterministic_algorithms(True)
     yield request.param
     torch.use_deterministic_algorithms(False)
@@ -152,7 +152,7 @@ def uniform_start(images: int, width: int, vocab: int, device: str) -> dict[str,
     return {"windows": (window, window), "rules": Rules(), "device": device, **at}
 
 
-def test_equal_laws_accept_everything(device: str) -> None:
+def test_equal_distributions_accept_everything(device: str) -> None:
     """Kills: a ratio with a distribution of another column; rounding that rejects p == q."""
     start = uniform_start(2, 4, 16, device)
     expected, _ = both(torch.zeros(2, 4, 16), **start)
@@ -230,7 +230,7 @@ def test_a_row_alone_is_the_row_in_a_batch(device: str) -> None:
 
 
 def test_rows_that_stay_keep_their_distribution(device: str) -> None:
-    """Kills: guidance rows torn from their images when others leave the batch."""
+    """Kills: guidance rows separated from their images when others leave the batch."""
     rules = Rules(guidance_scale=2.0)
     seed = torch.arange(4, device=device)
     at: dict[str, Any] = {"iteration": 1, "length": 50}

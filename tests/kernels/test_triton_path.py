@@ -1,4 +1,4 @@
-"""The Triton path as the sampler takes it: it really runs, in few launches, and exactly."""
+"""The Triton path in the sampler: it really runs, in few launches, and exactly."""
 
 from __future__ import annotations
 
@@ -94,7 +94,7 @@ def test_an_iteration_is_seven_launches_and_no_readback(monkeypatch: pytest.Monk
 
     def counted(self: Any, *args: Any, **kwargs: Any) -> Any:
         counter.seen.append(self.fn.__name__)
-        # What the interpreter does with tensors is its own affair.
+        # Do not count what the interpreter itself does with tensors.
         with torch.utils._python_dispatch._disable_current_modes():
             return run(self, *args, **kwargs)
 
@@ -182,8 +182,8 @@ def test_window_state_is_small() -> None:
     assert sum(tensor.numel() * tensor.element_size() for tensor in kept) <= 8192
 
 
-def test_the_choice_of_an_implementation_is_open(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Kills: Triton asked for and something else given; a CPU slowed down by interpretation."""
+def test_an_implementation_is_selected_as_requested(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Kills: Triton requested and the twins run; a CPU that runs interpreted kernels by default."""
     cpu = torch.device("cpu")
     monkeypatch.delenv("SJD2_KERNELS", raising=False)
     assert _dispatch.select("auto", cpu).name == "eager"

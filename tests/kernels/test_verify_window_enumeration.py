@@ -60,7 +60,7 @@ class Scripts:
         tokens = self.chosen[rows, columns]
         p = weights / weights.sum(dim=-1, keepdim=True)
         log_p = p.gather(1, tokens[:, None]).squeeze(1).log()
-        # What enters behind the picture is never committed: one script stands for all there.
+        # What enters behind the picture is never committed: one script is enough there.
         behind = (columns >= self.width) & (columns >= self.remaining)
         one = torch.where(tokens == 0, 0.0, -torch.inf).double()
         self.log_weight.index_add_(0, rows, torch.where(behind, one, log_p))

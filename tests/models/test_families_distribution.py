@@ -104,7 +104,7 @@ def test_chi_square_has_the_power_to_see_a_wrong_distribution() -> None:
 
 @pytest.mark.parametrize("options", [{"window": 3}, {"window": 16}, {"window": 64}])
 @torch.no_grad()
-def test_replay_gives_the_laws_that_tokens_were_committed_from(
+def test_replay_gives_the_distributions_that_tokens_were_committed_from(
     family: Family, model: Any, options: dict[str, Any]
 ) -> None:
     """Kills: a rejected entry left in the cache, a wrong position, a negative row misplaced."""

@@ -59,9 +59,8 @@ def mortal(folder: Path) -> Any:
 
 
 @pytest.mark.slow
-def test_every_picture_is_there_once_though_a_worker_died(
-    _ray: None, folder: Path, tmp_path: Path
-) -> None:
+@pytest.mark.usefixtures("_ray")
+def test_every_picture_is_there_once_though_a_worker_died(folder: Path, tmp_path: Path) -> None:
     """Kills: a seed by worker or batch, a picture lost or doubled by a retry, settings that do not
     travel."""
     from ray.data.checkpoint import CheckpointConfig

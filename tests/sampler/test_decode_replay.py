@@ -40,7 +40,7 @@ def replayed_log_probs(model: Any, tokens: Tensor, scale: float) -> Tensor:
     [{"window": 3}, {"window": 16}, {"window": 64}, {"coupling": "independent"}, {"method": "ar"}],
 )
 @torch.no_grad()
-def test_replay_gives_the_laws_that_tokens_were_committed_from(
+def test_replay_gives_the_distributions_that_tokens_were_committed_from(
     janus: Any, options: dict[str, Any]
 ) -> None:
     """Kills: a rejected entry left in the cache, a wrong position, a distribution of another

@@ -1,4 +1,4 @@
-"""`commit_window`: tokens go into their pictures, each of which moves on at its own pace."""
+"""`commit_window`: write tokens into pictures, each of which advances at its own pace."""
 
 from __future__ import annotations
 
@@ -11,13 +11,13 @@ from sjd2.kernels.types import Verdict
 def commit_window(verdict: Verdict, rows: Tensor, pictures: Tensor, position: Tensor) -> None:
     """Write the columns of a window into the pictures and move the positions, in place.
 
-    All columns are written, for the next window overwrites those that are not committed.
+    All columns are written; the next window overwrites those that are not committed.
 
     Args:
         verdict: accept lengths [B] and tokens [B, W].
-        rows: int64 [B], where in `pictures` each row of the verdict belongs.
+        rows: int64 [B], the row of `pictures` of each row of the verdict.
         pictures: int64 [images, N + W], room for a picture of N tokens and a window behind it.
-        position: int64 [B], picture position of column 0; moved by the accept length.
+        position: int64 [B], picture position of column 0; the accept length is added.
 
     Sync: none.
     Reference: `kernels/commit_window/eager.py`.

@@ -11,6 +11,6 @@ from sjd2.kernels.types import Verdict
 def commit_window(verdict: Verdict, rows: Tensor, pictures: Tensor, position: Tensor) -> None:
     """Eager twin of `sjd2.kernels.commit_window`; see there for the arguments."""
     columns = position[:, None] + torch.arange(verdict.tokens.shape[1], device=position.device)
-    # Columns that are not committed are written too: the next window overwrites them.
+    # All columns: the next window overwrites those that are not committed.
     pictures[rows[:, None], columns] = verdict.tokens
     position += verdict.accept_length

@@ -1,4 +1,4 @@
-"""`commit_window`: tokens into pictures and positions on, in one launch."""
+"""`commit_window` as one launch."""
 
 import torch
 import triton

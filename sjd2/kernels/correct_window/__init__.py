@@ -1,4 +1,4 @@
-"""`activate_window` and `correct_window`: drafts moved beside their new neighbours."""
+"""`activate_window` and `correct_window`: re-drawing drafts given their new neighbours."""
 
 from __future__ import annotations
 
@@ -16,11 +16,11 @@ def activate_window(
     position: Tensor,
     grammar: Tensor | None = None,
 ) -> Tensor:
-    """The inner layer of a corrector: `silu(state + sum of the neighbours' features)`.
+    """The hidden layer of a corrector: `silu(state + sum of the neighbours' features)`.
 
     Args:
-        state: float32 [B, W, r], what the hidden states of every column add.
-        tokens: int64 [B, L], what stands at every picture position.
+        state: float32 [B, W, r], the contribution of every column's hidden state.
+        tokens: int64 [B, L], the token at every picture position.
         shifts: weights of the corrector.
         position: int64 [B], picture position of column 0.
         grammar: int64 [length] or None; a forced token counts as no neighbour.
@@ -53,32 +53,34 @@ def correct_window(
     correction: int,
     grammar: Tensor | None = None,
 ) -> Window:
-    """Move every free draft to its corrected distribution, by maximal coupling or with same-seed
-    noise.
+    """Re-draw every free draft from its corrected distribution, coupled to what it is now.
 
-    With log-probabilities `log p` of the forward that is over, that of a column is
+    With the log-probabilities `log p` of the last forward, that of a column is
 
-        q' = softmax(log p + (activation beside its neighbours now - seen) @ output^T).
+        q' = softmax(log p + (activation given its present neighbours - seen) @ output^T).
+
+    Under "ratio" the coupling is maximal; in same-seed mode the fixed noise picks from q'.
 
     Args:
-        window: B x W drafts, and the distributions that they have at present.
-        scored: the window as `verify_window` left it: its distributions are `p`, of W' columns.
-        state: float32 [B, W', r], what the hidden states of that forward add.
-        seen: float32 [B, W', r], `activate_window` beside the neighbours that were fed.
-        tokens: int64 [B, L], what stands at every picture position, drafts included.
+        window: B x W drafts and the distributions that they were drawn from.
+        scored: the window that `verify_window` returned: its distributions are `p`, of W' columns.
+        state: float32 [B, W', r], the contribution of that forward's hidden states.
+        seen: float32 [B, W', r], `activate_window` given the neighbours that were fed.
+        tokens: int64 [B, L], the token at every picture position, drafts included.
         shifts: weights of the corrector.
-        rules: those that `scored` was made by.
+        rules: those of the `verify_window` that returned `scored`.
         seed: int64 [B], one per picture.
         position: int64 [B], picture position of column 0.
         iteration: number of the forward, below 2^20.
         begun: as for `verify_window`.
-        correction: which of this iteration, from 1; each is random afresh under "ratio".
-        grammar: int64 [length] or None; forced tokens are left where they are.
+        correction: its number within this iteration, from 1; addresses fresh randomness under
+            "ratio".
+        grammar: int64 [length] or None; forced tokens stay.
 
     Returns:
         The window with new drafts and their distributions, [B, W, V].
 
-    RNG: counter-addressed Philox, the streams of `verify_window` at iterations that it never has.
+    RNG: counter-addressed Philox, the streams of `verify_window` at other iteration numbers.
     Sync: none on a GPU.
     Reference: `kernels/correct_window/eager.py`.
     """

@@ -1,10 +1,8 @@
 """Eager twins of `activate_window` and `correct_window`: read this to understand the kernels.
 
-The drafts of a window have a distribution `q` each, and are to get another, `q'`. That is what
-`verify_window` does to drafts when a forward has given them a new `p`: keep `x ~ q` with
-probability `min(1, q'(x) / q(x))`, else draw from the residual. So the same coupling serves, with
-the same streams; only nothing is committed. In same-seed mode a draft is what the fixed noise picks
-from q'.
+Every draft `x ~ q` gets a new distribution `q'`. As in `verify_window` it is kept with probability
+`min(1, q'(x) / q(x))` and otherwise drawn from the residual, by the same code and from the same
+streams, but nothing is committed. In same-seed mode the fixed noise picks the draft from `q'`.
 """
 
 from __future__ import annotations
@@ -18,7 +16,6 @@ from sjd2.kernels.types import CORRECTIONS, DraftKind, Rules, Shifts, Window
 from sjd2.kernels.verify_window.draws import PhiloxDraws
 from sjd2.kernels.verify_window.eager import (
     couple,
-    entries_of,
     force,
     grammar_at,
     same_seed,
@@ -59,16 +56,14 @@ def correct_window(
 ) -> Window:
     """Eager twin of `sjd2.kernels.correct_window`; see there for the arguments."""
     rows, at = torch.arange(len(seed), device=seed.device)[:, None], stored_at(scored)
-    was, state, log_p = (
-        entries_of(stored, rows, at) for stored in (seen, state, scored.draft_logits)
-    )
+    was, state, log_p = seen[rows, at], state[rows, at], scored.draft_logits[rows, at]
     now = activate_window(state, tokens, shifts, position=position, grammar=grammar)
     if cpu.is_short(log_p, rules.top_k):
         scores = cpu.shift_the_possible(log_p, now - was, shifts.output)
     else:
         scores = log_p + (now - was) @ shifts.output.T
     if grammar is not None:
-        # A forced column has no distribution to be corrected, nor has what entered beside one.
+        # A forced column has no distribution to correct, nor have columns that entered beside it.
         beside = grammar_at(grammar, position - scored.offset, scored.draft_logits.shape[1])
         token_ids = torch.arange(log_p.shape[-1], device=scores.device)
         stays = torch.where(token_ids == window.tokens.unsqueeze(-1), 0.0, -torch.inf)
@@ -100,7 +95,7 @@ def neighbours(
     width: int,
     grammar: Tensor | None,
 ) -> Tensor:
-    """The neighbours of `width` columns from `position` on, as numbers of `rows` rows of features.
+    """The neighbours of `width` columns from `position` on, as rows of the `rows` features.
 
     Returns:
         int64 [B, width, O].
@@ -111,7 +106,7 @@ def neighbours(
     inside = at.clamp(min=0)
     known, found = at >= 0, tokens.gather(1, inside.flatten(1)).view_as(at)
     if grammar is not None:
-        # What the grammar puts there is no part of the picture.
+        # Forced tokens are not part of the picture.
         free = grammar_at(grammar, torch.zeros_like(position), tokens.shape[1]) < 0
         known = known & free.gather(1, inside.flatten(1)).view_as(at)
     first_row = torch.arange(len(offsets), device=offsets.device) * tokens_and_none

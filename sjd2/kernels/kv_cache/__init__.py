@@ -1,4 +1,4 @@
-"""`kv_append`, `kv_truncate`, `kv_compact`: a preallocated cache with a length for every row."""
+"""`kv_append`, `kv_truncate`, `kv_compact`: a preallocated KV cache with a length per row."""
 
 from __future__ import annotations
 
@@ -26,28 +26,38 @@ def kv_append(
 
 
 def kv_truncate(lengths: Tensor, accept_length: Tensor) -> None:
-    """Keep the accepted part of the window just written, in every layer at once, in place.
+    """Truncate every row of the cache behind the accepted part of its window, in place.
 
-    Rejected entries stay where they are: no mask shows what lies behind a row's length, and the
-    next window overwrites it. So truncation costs one small launch, however large the cache is.
+    Lengths alone are changed, and they are shared by all layers: the attention mask hides entries
+    beyond a row's length, and the next window overwrites them. So this is one small launch
+    whatever the size of the cache.
 
     Args:
-        lengths: int64 [R], entries of every row that are kept; moved by `accept_length`.
-        accept_length: int64 [B], R a multiple of B: guidance rows are the same pictures again.
+        lengths: int64 [R], valid entries of every row before the window; `accept_length` is added.
+        accept_length: int64 [B], entries of the window to keep. R is a multiple of B: row `r`
+            belongs to picture `r % B`, so guidance rows follow their pictures.
+
+    Raises:
+        ValueError: R is no multiple of B.
 
     Sync: none.
     Reference: `kernels/kv_cache/eager.py`.
     """
+    if len(lengths) % len(accept_length):
+        raise ValueError(
+            f"lengths has {len(lengths)} rows: must be a multiple of the {len(accept_length)} of "
+            "accept_length"
+        )
     implementation(lengths.device).kv_truncate(lengths, accept_length)
 
 
 def kv_compact(cache: Tensor, rows: Tensor, lengths: Tensor) -> None:
-    """Move some rows of a cache to its front, in place; what is behind them is left as it falls.
+    """Move the rows that stay to the front of a cache, in place; the rows behind are undefined.
 
     Args:
         cache: [R, H, S, D], a layer's keys or values, contiguous.
         rows: int64 [R'], ascending: row `rows[i]` becomes row `i`.
-        lengths: int64 [R], entries of every row before the move; only those need to arrive.
+        lengths: int64 [R], entries of every row before the move; only these are copied for certain.
 
     Sync: none.
     Reference: `kernels/kv_cache/eager.py`.

@@ -1,4 +1,4 @@
-"""`kv_append`, `kv_truncate` and `kv_compact`: ragged writes, truncation, and rows that leave."""
+"""`kv_append`, `kv_truncate` and `kv_compact` as Triton kernels."""
 
 import torch
 import triton
@@ -7,8 +7,8 @@ from torch import Tensor
 
 from sjd2.kernels.tiles import warps
 
-_BLOCK = 1024  # numbers of a program
-_ROWS = 128  # lengths of a program
+_BLOCK = 1024  # elements per program
+_ROWS = 128  # lengths per program
 
 
 @triton.jit
@@ -51,7 +51,7 @@ def append_kernel(
 
 @triton.jit
 def truncate_kernel(lengths, accept_length, rows, images, BLOCK: tl.constexpr):
-    """Move the length of every row behind what was accepted of its picture."""
+    """Add the accept length of its picture to the length of every row."""
     row = tl.program_id(0) * BLOCK + tl.arange(0, BLOCK)
     inside = row < rows
     accepted = tl.load(accept_length + row % images, mask=inside)
@@ -60,7 +60,9 @@ def truncate_kernel(lengths, accept_length, rows, images, BLOCK: tl.constexpr):
 
 @triton.jit
 def compact_kernel(cache, rows, lengths, kept, capacity, size, BLOCK: tl.constexpr):
-    """A part of one head: rows that stay move to the front, in order, so each is read in time."""
+    """A part of one head: rows move to the front in ascending order, so each is read before it is
+    overwritten.
+    """
     head, part = tl.program_id(0).to(tl.int64), tl.program_id(1)
     heads = tl.num_programs(0)
     entries = part * BLOCK + tl.arange(0, BLOCK)

@@ -1,4 +1,4 @@
-"""`noisy_embed` and `denoise_step`: token embeddings on their way between noise and picture."""
+"""`noisy_embed` and `denoise_step`: token embeddings mixed with noise, and denoised."""
 
 from __future__ import annotations
 

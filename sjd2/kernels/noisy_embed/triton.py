@@ -19,8 +19,8 @@ _BLOCK = 1024
 def _direction(turns):
     """Cosine and sine of `turns` in (0, 1), in full turns.
 
-    By the Taylor series of half the angle, from -pi/2 to pi/2, where they are exact to rounding:
-    the general functions carry a reduction of large arguments that needs stack memory.
+    By the Taylor series of half the angle, from -pi/2 to pi/2, exact to rounding. `tl.cos` and
+    `tl.sin` would need stack memory to reduce large arguments.
     """
     x = (turns - 0.5) * 3.141592653589793
     y = x * x
@@ -115,7 +115,7 @@ def _noisy_embed(
     images, width = tokens.shape
     size = table.shape[1]
     out = table.new_empty(copies * images, width, size)
-    # Nothing is read through `table` in place of what is absent.
+    # `table` is a placeholder for absent arguments, which the kernel does not read.
     time_row, time_slot = (0, 0) if time_embedding is None else time_embedding.stride()[:2]
     embed_kernel[(width, images, triton.cdiv(size, _BLOCK))](
         tokens=tokens,
@@ -159,7 +159,7 @@ def _save(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
 
 
 def _backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
-    """To the table, a slot's gradient by the share that its clean embedding has in it."""
+    """The gradient of a slot reaches the table by the share of its clean embedding."""
     tokens, timestep = ctx.saved_tensors
     grad = grad.view(ctx.copies, *tokens.shape, -1).sum(0)
     to_time = None

@@ -1,12 +1,12 @@
-"""Counter-addressed random numbers: every draw has an address, and no generator has a state.
+"""Counter-addressed random numbers: every draw has an address, and there is no generator state.
 
-A draw is `philox4x32_10(key = seed, counter = (token, position, iteration, stream))`. What a
-picture receives therefore depends on its own seed and on where in the picture the draw is made,
-never on the batch around it, on the order of evaluation, or on a global generator.
+A draw is `philox4x32_10(key = seed, counter = (token, position, iteration, stream))`. So
+the numbers of a picture depend on its own seed and on the position of the draw, never on the batch
+around it, the order of evaluation or a global generator.
 
 Counter layout, four 32-bit words: c0 = token // 2, c1 = position, c2 = iteration, c3 = stream.
 One block holds four words, that is two 64-bit uniforms: an even token's and its odd neighbour's.
-Where groups of tokens race, group `g` has the number that a token 2^30 + g would have.
+In a race of groups of tokens, group `g` has the number of token 2^30 + g.
 
 Source: Salmon et al., "Parallel Random Numbers: As Easy as 1, 2, 3" (SC 2011); checked in the tests
 against the known answers that the authors publish with Random123.
@@ -20,15 +20,17 @@ import torch
 from torch import Tensor
 
 from sjd2.kernels.philox import cpu
-from sjd2.kernels.philox.constants import BELOW_ONE, MASK32, MULTIPLIERS, ROUNDS, WEYL
+from sjd2.kernels.philox.constants import MASK32, MULTIPLIERS, ROUNDS, WEYL
 
-# Tokens of a group, in a race of two stages, and the "token" that the first group counts as.
+# Tokens per group in a race of two stages, and the "token" that addresses the first group.
 GROUP = 32
 GROUPS_FROM = 2**30
+# The largest float32 below one. Rounding could otherwise lift a uniform to exactly 1.
+_BELOW_ONE = 1.0 - 2.0**-24
 
 
 class Stream(IntEnum):
-    """What a draw is for. Streams never share a number, so no decision borrows another's luck."""
+    """What a draw is for. Streams share no number, so decisions are independent."""
 
     DRAFT = 0
     ACCEPT = 1
@@ -81,8 +83,8 @@ def uniform(
         iteration: forward count of the picture; 0 where a draw must not depend on it. One for all
             addresses, or int64 of shape S.
         stream: what the draw is for.
-        vocab_size: how many tokens get a number of their own.
-        first: the first of them, even; one for all addresses, or int64 of shape S.
+        vocab_size: numbers per address, one per token.
+        first: the first token, even; one for all addresses, or int64 of shape S.
 
     Returns:
         float32, shape [*S, vocab_size].
@@ -91,12 +93,9 @@ def uniform(
     """
     block = torch.arange((vocab_size + 1) // 2, device=seed.device)
     block = block + (first // 2 if isinstance(first, int) else first.unsqueeze(-1) // 2)
-    if seed.device.type == "cpu":
-        value = cpu.uniform(seed, position, iteration, stream, block)
-        return value.view(*seed.shape, 2 * block.shape[-1])[..., :vocab_size]
     w0, w1, w2, w3 = _blocks(seed, position, iteration, stream, block)
-    high, low = torch.stack((w0, w2), -1), torch.stack((w1, w3), -1)
-    return _fraction(high, low).flatten(-2)[..., :vocab_size]
+    numbers = torch.stack((_fraction(w0, w1), _fraction(w2, w3)), dim=-1)
+    return numbers.flatten(-2)[..., :vocab_size]
 
 
 def uniform_token(
@@ -119,7 +118,7 @@ def uniform_token(
 def _fraction(high: Tensor, low: Tensor) -> Tensor:
     """64 random bits, as two words, as a float32 in (0, 1)."""
     value = high.to(torch.float32) * 2.0**-32 + (low.to(torch.float32) + 0.5) * 2.0**-64
-    return value.clamp_(max=BELOW_ONE)
+    return value.clamp_(max=_BELOW_ONE)
 
 
 def _blocks(
@@ -161,9 +160,9 @@ def gumbel(
 
 
 def fixed_gumbel(seed: Tensor, position: Tensor, stream: Stream, vocab_size: int) -> Tensor:
-    """`gumbel` of iteration 0, which every forward and every correction asks for.
+    """`gumbel` of iteration 0, which every forward and every correction needs again.
 
-    On a CPU it is made once and remembered. Args and RNG: as `uniform`.
+    On a CPU it is computed once and remembered. Args and RNG: as `uniform`.
 
     Returns:
         float32, shape [*S, vocab_size].
@@ -171,22 +170,6 @@ def fixed_gumbel(seed: Tensor, position: Tensor, stream: Stream, vocab_size: int
     if seed.device.type == "cpu" and seed.numel():
         return cpu.remembered(gumbel, seed, position, stream, vocab_size)
     return gumbel(seed, position, 0, stream, vocab_size)
-
-
-def gumbel_of(
-    seed: Tensor, position: Tensor, iteration: int | Tensor, stream: Stream, token: Tensor
-) -> Tensor:
-    """The noise that `gumbel` gives to single tokens: less work where few can be drawn.
-
-    Args and RNG: as `uniform`; `token` is int64 of shape S.
-
-    Returns:
-        float32, shape S.
-    """
-    words = _blocks(seed, position, iteration, stream, (token // 2).unsqueeze(-1))
-    w0, w1, w2, w3 = (word.squeeze(-1) for word in words)
-    is_odd = token % 2 == 1
-    return _as_gumbel(_fraction(torch.where(is_odd, w2, w0), torch.where(is_odd, w3, w1)))
 
 
 def _as_gumbel(u: Tensor) -> Tensor:

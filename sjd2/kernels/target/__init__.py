@@ -1,5 +1,5 @@
-"""The target distribution: guidance, temperature, top-k, top-p and grammar turn logits into it.
+"""The target distribution, made of logits by guidance, temperature, top-k, top-p and grammar.
 
-`eager.py` writes it out as log-probabilities; `triton.py` finds three numbers per column that say
-how to read the logits as log-probabilities, and draws from them.
+`eager.py` computes log-probabilities; `triton.py` computes three numbers per column that turn
+logits into log-probabilities, and draws from them.
 """

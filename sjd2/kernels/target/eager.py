@@ -5,12 +5,12 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from sjd2.kernels.target import cpu
+from sjd2.kernels.target.cpu import descending, kth_largest
 from sjd2.kernels.types import Rules
 
 
 def target_log_probs(logits: Tensor, rules: Rules, forced: Tensor | None = None) -> Tensor:
-    """The distribution that a token is committed from, for every column.
+    """The distribution that a token is drawn from, for every column.
 
     Args:
         logits: [R, W, V] of any float dtype; R = B, or 2 B with guidance, conditional rows first.
@@ -50,20 +50,19 @@ def guide(logits: Tensor, scale: float) -> Tensor:
     if scale == 1.0:
         return logits
     conditional, unconditional = logits.chunk(2)
-    # In place: for large vocabularies most of the time goes into asking for memory.
-    return (conditional - unconditional).mul_(scale).add_(unconditional)
+    return unconditional + scale * (conditional - unconditional)
 
 
 def _keep_top_k(logits: Tensor, k: int) -> Tensor:
     """Drop what is below the k-th largest logit; ties with it stay, as in transformers."""
-    return cpu.drop_below(logits, cpu.kth_largest(logits, k))
+    return logits.masked_fill(logits < kth_largest(logits, k), -torch.inf)
 
 
 def _keep_top_p(logits: Tensor, p: float) -> Tensor:
     """Keep tokens until their mass reaches `p`; ties with the last one stay."""
-    descending = cpu.descending(logits)
-    probability = descending.softmax(dim=-1)
+    ordered = descending(logits)
+    probability = ordered.softmax(dim=-1)
     mass_before = probability.cumsum(dim=-1) - probability
     # The most likely token has no mass before it, so one is kept, but for rows of NaN.
     last = (mass_before < p).sum(dim=-1, keepdim=True).sub(1).clamp(min=0)
-    return cpu.drop_below(logits, descending.gather(-1, last))
+    return logits.masked_fill(logits < ordered.gather(-1, last), -torch.inf)

@@ -1,10 +1,10 @@
-"""From the logits of a column to its distribution, and draws from it; neither is written to memory.
+"""The distribution of a column from its logits, and draws from it, without writing it to memory.
 
-Tuples go from function to function. `source` says where logits are and what becomes of them:
-(pointer to the row, pointer to its unconditional twin, vocabulary, guidance scale, one over the
-temperature). `stats` makes log-probabilities of those scores: (peak, log of the sum, cut).
-`drafted` says what a draft was drawn from: (its token, whether that distribution is stored, its
-`source` and `stats`, whether it was uniform, log-probability of a uniform token).
+Functions share three tuples. `source` is where logits are and how they are scaled: (pointer to the
+row, pointer to its unconditional twin, vocabulary, guidance scale, one over the temperature).
+`stats` turns those scores into log-probabilities: (peak, log of the sum, cut). `drafted` is
+a draft and its distribution: (its token, whether the distribution is stored, its `source` and
+`stats`, whether it is uniform, log-probability of a uniform token).
 """
 
 import triton
@@ -33,14 +33,14 @@ def scores(source, tokens, GUIDED: tl.constexpr):
 
 @triton.jit
 def log_probabilities(score, stats):
-    """Scores as log-probabilities."""
+    """Log-probabilities of scores."""
     peak, log_sum, cut = stats
     return tl.where(score < cut, -float("inf"), (score - peak) - log_sum)
 
 
 @triton.jit
 def _rank(score):
-    """Unsigned integers in the order of the floats."""
+    """Unsigned integers that are ordered as the floats are."""
     bits = score.to(tl.int32, bitcast=True)
     ordered = bits ^ ((bits >> 31) & 0x7FFFFFFF)
     return ordered.to(tl.uint32, bitcast=True) ^ 0x80000000
@@ -54,7 +54,7 @@ def _score_of_rank(rank):
 
 @triton.jit
 def _sum_above(source, peak, cut, GUIDED: tl.constexpr, BLOCK: tl.constexpr, CHUNKS: tl.constexpr):
-    """The unnormalised probability of the tokens that are not cut off."""
+    """The unnormalised probability of the tokens that are not below the cut."""
     total = 0.0
     for chunk in range(CHUNKS):
         score = scores(source, chunk * BLOCK + tl.arange(0, BLOCK), GUIDED)
@@ -75,8 +75,8 @@ def _largest_cut(
 ):
     """The largest score such that the tokens from it upwards reach a target.
 
-    The target is their number, or the unnormalised probability of those not below `above`. The bits
-    of the score are found from the highest down, so it is exact whatever the logits are.
+    The target is a number of tokens or, BY_MASS, an unnormalised probability of tokens not below
+    `above`. The bits of the score are found from the highest down, so the result is exact.
     """
     score = scores(source, tl.arange(0, BLOCK), GUIDED)
     found = tl.full((), 0, tl.uint32)
@@ -119,7 +119,7 @@ def stats_of(
         cut = _largest_cut(source, peak, cut, top_p * total, True, GUIDED, BLOCK, CHUNKS)
         total = _sum_above(source, peak, cut, GUIDED, BLOCK, CHUNKS)
     log_sum = tl.log(total)
-    # One NaN makes all of it NaN, as in torch: nothing is below a cut of NaN.
+    # One NaN makes all probabilities NaN, as in torch: no score is below a cut of NaN.
     return peak, log_sum, tl.where(log_sum == log_sum, cut, log_sum)
 
 
@@ -149,7 +149,7 @@ def pick(
         first = chunk * RACE
         clock = log_probabilities(scores(source, first + tl.arange(0, RACE), GUIDED), stats)
         if NOISY:
-            # It depends on where a column stands, not on when it is decided.
+            # It depends on the position of a column, not on the iteration.
             clock += philox.gumbel(seed, first, position, position * 0, _DRAFT, RACE)
         best, token = _best(clock, first, best, token)
     return token
@@ -164,7 +164,7 @@ def _group_noise(seed, first, position, iteration, STREAM: tl.constexpr, RACE: t
 
 @triton.jit
 def _best_group(weights, noise, first, best, group, RACE: tl.constexpr):
-    """The running maximum of a race between groups, and the group that leads."""
+    """The running maximum of a race between groups, and its group."""
     sums = tl.sum(tl.reshape(weights, (RACE // _GROUP, _GROUP)), axis=1)
     return _best(tl.log(sums) + noise, first // _GROUP, best, group)
 
@@ -180,7 +180,7 @@ def draw(
     RACE: tl.constexpr,
     RACES: tl.constexpr,
 ):
-    """A token drawn: groups race with their sums, then the tokens of the winner."""
+    """Draw a token: groups race with their sums, then the tokens of the winner."""
     best, group = -float("inf"), 0
     for chunk in range(RACES):
         first = chunk * RACE
@@ -228,7 +228,7 @@ def recover(
     RACE: tl.constexpr,
     RACES: tl.constexpr,
 ):
-    """A token drawn from the residual `max(p - q, 0)`; from `p` where rounding left none of it."""
+    """Draw a token from the residual `max(p - q, 0)`; from `p` where rounding makes it zero."""
     best, group = -float("inf"), 0
     best_of_p, group_of_p = -float("inf"), 0
     for chunk in range(RACES):

@@ -25,7 +25,7 @@ def verify_window(
     """Decide every column of a batch of windows and slide each by its own accept length.
 
     Committed tokens follow the target distribution of `logits` exactly, whatever the drafts were,
-    as long as each draft was really drawn from the distribution that `window` states for it.
+    provided that each draft was drawn from the distribution that `window` holds for it.
 
     Args:
         logits: [R, W, V], any float dtype; slot `j`'s logits predict picture position
@@ -39,8 +39,8 @@ def verify_window(
             picture counts its own. None is 0.
         length: tokens in a picture. Columns at or beyond it are never committed.
         grammar: int64 [length] or None; forced tokens, -1 where a position is free.
-        noisy: bool [B, W] or None; slots that were fed noise. The chain ends at the first of them:
-            what lies behind was predicted from no picture, and is not committed.
+        noisy: bool [B, W] or None; slots that were fed noise. Columns from the first of them on
+            are not committed, since they were predicted behind something that is no token.
         next_width: columns of the next window, W or more; None is W.
 
     Returns:

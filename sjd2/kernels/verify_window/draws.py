@@ -1,4 +1,4 @@
-"""The randomness of a decision, behind a protocol: tests replace it to take every branch."""
+"""The randomness of a decision, behind a protocol: tests replace it to enumerate all branches."""
 
 from __future__ import annotations
 
@@ -11,7 +11,6 @@ from torch.nn import functional as F
 from sjd2.kernels import philox
 from sjd2.kernels.philox import GROUP, GROUPS_FROM, Stream
 from sjd2.kernels.target.cpu import log
-from sjd2.kernels.verify_window import cpu
 
 
 class Draws(Protocol):
@@ -21,10 +20,10 @@ class Draws(Protocol):
         """True with probability `min(1, exp(log_ratio))`, per entry of a [B, W] tensor."""
 
     def choose(self, weights: Tensor, rows: Tensor, columns: Tensor, stream: Stream) -> Tensor:
-        """A token by each of M rows of weights [M, V], for the columns at (rows, columns): [M]."""
+        """One token for each row of weights [M, V], of the columns at (rows, columns): [M]."""
 
     def choose_again(self, log_p: Tensor, rows: Tensor, columns: Tensor) -> Tensor:
-        """As `choose` from log-probabilities, by noise that depends on no iteration: [M]."""
+        """As `choose`, from log-probabilities and with noise that is the same in all iterations."""
 
     def fresh(self, columns: Tensor, vocab_size: int) -> Tensor:
         """One uniform token for each of the columns [B, W]: [B, W]."""
@@ -56,10 +55,9 @@ class PhiloxDraws:
         return u.log() < log_ratio
 
     def choose(self, weights: Tensor, rows: Tensor, columns: Tensor, stream: Stream) -> Tensor:
-        """See `Draws`. Exponential races, one addressed exponential per runner.
+        """See `Draws`. Two exponential races, which need a fraction of the noise of one.
 
-        Two of them, for a fraction of the noise: groups of tokens race with the sums of their
-        weights, then the tokens of the group that won.
+        Groups of tokens race with the sums of their weights, then the tokens of the winner.
         """
         when = self.iteration if isinstance(self.iteration, int) else self.iteration[rows]
         at = (self.seed[rows], self.position[rows] + columns, when, stream)
@@ -73,10 +71,8 @@ class PhiloxDraws:
         return first + (members + philox.gumbel(*at, GROUP, first)).argmax(dim=-1)
 
     def choose_again(self, log_p: Tensor, rows: Tensor, columns: Tensor) -> Tensor:
-        """See `Draws`. One race: the noise is every token's own, so that drafts win again."""
+        """See `Draws`. One race with noise for every token, so that drafts tend to win again."""
         seeds, positions = self.seed[rows], self.position[rows] + columns
-        if cpu.is_sparse(log_p):
-            return cpu.race_the_possible(log_p, seeds, positions)
         noise = philox.fixed_gumbel(seeds, positions, Stream.DRAFT, log_p.shape[-1])
         return (log_p + noise).argmax(dim=-1)
 

@@ -1,10 +1,9 @@
 """Eager twin of `verify_window`: read this to understand the kernel.
 
-One rule serves every column: keep its draft `x ~ q` with probability `min(1, p(x) / q(x))`, else
-draw from the residual `max(p - q, 0)`. Applied left to right until the first draft that is not kept
-it is speculative verification; applied to the columns behind, it is the maximal coupling of their
-drafts to this forward's `p`. So each column is decided once, and verification only counts how many
-leading drafts were kept.
+The same rule decides every column: keep its draft `x ~ q` with probability `min(1, p(x) / q(x))`,
+else draw from the residual `max(p - q, 0)`. Up to the first draft that is not kept this is
+speculative verification; behind it, it is the maximal coupling of the drafts to this forward's `p`.
+So every column is decided once, and verification only counts the leading drafts that were kept.
 """
 
 from __future__ import annotations
@@ -39,8 +38,8 @@ def verify_window(
     """Eager twin of `sjd2.kernels.verify_window`; see there for the arguments."""
     forced = None if grammar is None else grammar_at(grammar, position, logits.shape[1])
     log_p = target_log_probs(logits, rules, forced)
-    # In same-seed mode what enters must not depend on when either, only on where it stands.
     if rules.verify == "gumbel":
+        # What enters depends on its position alone and not on the iteration either.
         iteration, begun = 0, None
     draws = PhiloxDraws(seed, position, iteration, begun)
     return decide(
@@ -78,8 +77,8 @@ def decide(
         position: int64 [B], picture position of column 0.
         length: tokens in a picture; columns beyond it are never committed.
         grammar: int64 [length] or None, forced tokens, -1 where free.
-        noisy: bool [B, W] or None, slots that were fed noise instead of a draft. What lies behind
-            the first of them was predicted from no picture, and is not committed.
+        noisy: bool [B, W] or None, slots that were fed noise instead of a draft. Columns from the
+            first of them on are not committed.
         next_width: columns of the next window, W or more; None is W.
 
     Returns:
@@ -121,18 +120,18 @@ def couple(
         # SJD: behind the accepted run every column is drawn again, whatever its draft was worth.
         behind, rejected = columns > run, columns == run
         rows, cols = entries(behind)
-        p = exp(entries_of(log_p, rows, cols))
+        p = exp(log_p[rows, cols])
         redrawn = draws.choose(p, rows, cols, Stream.DRAFT)
         tokens = _replace(tokens, behind, rows, cols, redrawn)
     rows, cols = entries(rejected)
     log_q = _log_q(window, rows, cols, log_p.shape[-1])
-    residual = _residual(entries_of(log_p, rows, cols), log_q)
+    residual = _residual(log_p[rows, cols], log_q)
     recovered = draws.choose(residual, rows, cols, Stream.RESIDUAL)
     return _replace(tokens, rejected, rows, cols, recovered), kept
 
 
 def same_seed(log_p: Tensor, draws: Draws) -> Tensor:
-    """The token that sequential sampling with the same noise draws, for every column: [B, W]."""
+    """The token that sequential sampling draws with the same noise, for every column: [B, W]."""
     rows, columns = all_entries(log_p[..., 0])
     return draws.choose_again(log_p.flatten(0, 1), rows, columns).view(log_p.shape[:2])
 
@@ -150,7 +149,7 @@ def draft_log_probs(window: Window, vocab_size: int) -> Tensor:
 def _log_q(window: Window, rows: Tensor, columns: Tensor, vocab_size: int) -> Tensor:
     """`log q` of every token, for M columns: [M, V]."""
     kinds = window.kinds[rows, columns].unsqueeze(-1)
-    full = entries_of(window.draft_logits, rows, stored_at(window)[rows, columns])
+    full = window.draft_logits[rows, stored_at(window)[rows, columns]]
     if holds((kinds == DraftKind.FULL).all()):
         return full
     token_ids = torch.arange(vocab_size, device=full.device)
@@ -161,20 +160,14 @@ def _log_q(window: Window, rows: Tensor, columns: Tensor, vocab_size: int) -> Te
     return torch.where(kinds == DraftKind.FULL, full, known)
 
 
-def entries_of(stored: Tensor, rows: Tensor, columns: Tensor) -> Tensor:
-    """`stored[rows, columns]` of a tensor [B, W, N]: copies of whole rows, four times as fast."""
-    at = rows * stored.shape[1] + columns
-    return stored.flatten(0, 1).index_select(0, at.flatten()).view(*at.shape, stored.shape[2])
-
-
 def stored_at(window: Window) -> Tensor:
-    """Where `draft_logits` holds every column, [B, W]; columns that it never held are clamped."""
+    """Index of every column in `draft_logits`, [B, W]; entered columns share the last one."""
     columns = torch.arange(window.tokens.shape[1], device=window.offset.device)
     return (columns + window.offset[:, None]).clamp_(max=window.draft_logits.shape[1] - 1)
 
 
 def _residual(log_p: Tensor, log_q: Tensor) -> Tensor:
-    """`max(p - q, 0)`, unnormalised; `p` where rounding left nothing of a residual."""
+    """`max(p - q, 0)`, unnormalised; `p` where rounding leaves a residual of zero."""
     p = exp(log_p)
     residual = (p - exp(log_q)).clamp_(min=0)
     exhausted = residual.amax(dim=-1, keepdim=True) == 0
@@ -198,14 +191,14 @@ def _slide(
     width: int,
     beside: Tensor | None,
 ) -> tuple[Tensor, Tensor]:
-    """Drop the committed columns and let new ones in: drafts and kinds of all, both [B, width].
+    """Drop the committed columns and append new ones: drafts and kinds, both [B, width].
 
     `beside` is bool [B, 1] or None: whether new columns enter beside a forced token.
     """
     last = log_p.shape[1] - 1
     source = torch.arange(width, device=tokens.device) + accept_length[:, None]
     is_new = source > last
-    # Clamping repeats the last column's token, which is what `start="repeat"` enters with.
+    # Clamping repeats the last column's token, which is what `start="repeat"` wants.
     drafts, entering = tokens.gather(1, source.clamp(max=last)), DraftKind.ONEHOT
     if rules.start == "uniform":
         drafts = torch.where(is_new, draws.fresh(source, log_p.shape[2]), drafts)
@@ -215,7 +208,7 @@ def _slide(
         entering = DraftKind.FULL
     kinds = torch.where(is_new, int(entering), int(DraftKind.FULL))
     if rules.start == "neighbour" and beside is not None:
-        # A forced token has all of the probability, and no logits say so.
+        # A forced token has probability one, which no logits express.
         kinds = kinds.masked_fill(beside & is_new, int(DraftKind.ONEHOT))
     return drafts, kinds.to(torch.uint8)
 
@@ -223,7 +216,7 @@ def _slide(
 def _drawn_beside(
     drafts: Tensor, is_new: Tensor, source: Tensor, log_p: Tensor, rules: Rules, draws: Draws
 ) -> Tensor:
-    """The drafts, new ones drawn from the distribution [B, V] of the column beside all of them."""
+    """The drafts; new ones are drawn from the distribution [B, V] of the last column."""
     rows, columns = entries(is_new)
     if rules.verify == "greedy":
         entering = log_p.argmax(dim=-1)[rows]
@@ -249,7 +242,7 @@ def first_window(
 
 
 def force(window: Window, position: Tensor, grammar: Tensor | None) -> Window:
-    """Put the tokens that the grammar fixes into their columns."""
+    """Write the tokens that the grammar forces into their columns."""
     if grammar is None:
         return window
     forced = grammar_at(grammar, position, window.tokens.shape[1])

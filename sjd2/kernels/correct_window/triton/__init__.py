@@ -1,8 +1,8 @@
 """`correct_window` in two launches.
 
-The first writes the scores of every corrected distribution, one program for some columns and some
-tokens; the second is the one that decides columns in `verify_window`, told that these scores are
-the target. The mathematics is that of the eager twins, `kernels/correct_window/eager.py`.
+The first writes the scores of the corrected distributions, one program per tile of columns and
+tokens; the second is the first launch of `verify_window` with these scores as the target. The
+mathematics is that of the eager twins, `kernels/correct_window/eager.py`.
 """
 
 import math
@@ -64,7 +64,7 @@ def shift_kernel(
     INNER: tl.constexpr,
     INNERS: tl.constexpr,
 ):
-    """Scores of some columns and tokens: log-probabilities of the forward, shifted."""
+    """Scores of a tile of columns and tokens: log-probabilities of the forward, shifted."""
     image, images = tl.program_id(2).to(tl.int64), tl.num_programs(2).to(tl.int64)
     columns = tl.program_id(0) * COLUMNS + tl.arange(0, COLUMNS)
     choices = (tl.program_id(1) * TOKENS + tl.arange(0, TOKENS))[None, :]
@@ -97,7 +97,7 @@ def shift_kernel(
         weights = tl.load(
             output + choices * rank + depth, mask=(choices < vocab) & (depth < rank), other=0.0
         )
-        # Full precision: rounding must not turn a token.
+        # Full precision, so that rounding changes no token.
         shifted += tl.dot(now - before, weights, input_precision="ieee")
 
     row = (logits + entry * vocab)[:, None]
@@ -106,7 +106,7 @@ def shift_kernel(
     log_p = log_probabilities(scores(source, choices, GUIDED), (peak, log_sum, cut))
     score = log_p + shifted
     if HAS_GRAMMAR:
-        # A forced column has no distribution to be corrected, nor has what entered beside one.
+        # A forced column has no distribution to correct, nor have columns that entered beside it.
         beside = tl.load(position + image) - tl.load(offset + image) + stored
         is_fixed = forced_at(grammar, beside, grammar_length) >= 0
         draft = tl.load(slots + image * slots_row + columns + 1, mask=inside, other=0)
@@ -192,7 +192,7 @@ def _correct_window(
         num_warps=warps(128),
         **EXACT,
     )
-    # Nothing is committed, so of the decision the tokens alone are wanted.
+    # Nothing is committed, so only the tokens of the decision are used.
     unused = {
         "kept_out": torch.empty_like(next_kinds),
         "redrawn_out": torch.empty_like(next_slots),

@@ -1,4 +1,4 @@
-"""`activate_window`: the inner layer of a corrector. `correct_window` computes it on its way, too.
+"""`activate_window`: the hidden layer of a corrector, which `correct_window` computes as well.
 
 The mathematics is that of the eager twin, `kernels/correct_window/eager.py`.
 """
@@ -13,8 +13,8 @@ from torch import Tensor
 from sjd2.kernels.tiles import EXACT, warps
 from sjd2.kernels.types import Shifts
 
-COLUMNS = 16  # of a program; no matrix product has fewer rows
-INNER = 64  # of the inner layer, at once
+COLUMNS = 16  # of a program; `tl.dot` needs at least 16 rows
+INNER = 64  # units of the hidden layer at once
 
 
 @triton.jit
@@ -68,7 +68,7 @@ def activate_kernel(
     COLUMNS: tl.constexpr,
     INNER: tl.constexpr,
 ):
-    """Some columns and a part of the inner layer."""
+    """A tile of columns and units of the hidden layer."""
     image = tl.program_id(2).to(tl.int64)
     columns = tl.program_id(0) * COLUMNS + tl.arange(0, COLUMNS)
     inner = (tl.program_id(1) * INNER + tl.arange(0, INNER))[None, :]

@@ -1,8 +1,8 @@
 """`verify_window` in two launches: first every column (`columns.py`), then every row (`rows.py`).
 
-The mathematics is that of the eager twin, `kernels/verify_window/eager.py`. What differs is that
-nothing of size [W, V] is written: a distribution stays what the model made it, logits, and three
-numbers per column say how to read them as log-probabilities (see `kernels/target/triton.py`).
+The mathematics is that of the eager twin, `kernels/verify_window/eager.py`, but nothing of size
+[W, V] is written: a distribution is kept as the model's logits and three numbers per column that
+turn them into log-probabilities (see `kernels/target/triton.py`).
 """
 
 import math
@@ -48,7 +48,7 @@ def _verify_window(
     kept = torch.empty(images, width, dtype=torch.int8, device=slots.device)
     token, redrawn = (torch.empty_like(tokens) for _ in range(2))
     tiles = tiles_for(vocab, top_p < 1.0)
-    # Nothing is read through this where the flag of what is absent is off.
+    # A placeholder: kernels do not read pointers that a flag declares absent.
     absent = slots
     shared: dict[str, Any] = {
         "logits": logits,
@@ -90,7 +90,7 @@ def _verify_window(
         **tiles,
     )
     entering = next_width if start == NEIGHBOUR.value else 0
-    del tiles["BLOCK"], tiles["CHUNKS"]  # the distributions are known by now
+    del tiles["BLOCK"], tiles["CHUNKS"]  # only the first launch sweeps
     rows_kernel[(1 + entering, images)](
         **shared,
         stats=stats,

@@ -24,19 +24,19 @@ _FULL = tl.constexpr(int(DraftKind.FULL))
 _UNIFORM = tl.constexpr(int(DraftKind.UNIFORM))
 _ACCEPT = tl.constexpr(int(Stream.ACCEPT))
 
-# Per column: what makes log-probabilities of its logits.
+# Numbers per column that turn its logits into log-probabilities.
 STATS = tl.constexpr(3)
 
 
 @triton.jit
 def load_stats(stats):
-    """The numbers that `stats_of` found for a column once."""
+    """The numbers that `stats_of` computed for a column."""
     return tl.load(stats), tl.load(stats + 1), tl.load(stats + 2)
 
 
 @triton.jit
 def forced_at(grammar, at, grammar_length):
-    """The tokens that the grammar fixes at some picture positions, -1 where they are free."""
+    """The tokens that the grammar forces at some picture positions, -1 where they are free."""
     return tl.load(grammar + at, mask=at < grammar_length, other=-1)
 
 
@@ -80,7 +80,7 @@ def columns_kernel(
     RACE: tl.constexpr,
     RACES: tl.constexpr,
 ):
-    """Whether the draft of a column is kept, and what stands there otherwise."""
+    """Whether the draft of a column is kept, and the column's token."""
     column, image = tl.program_id(0), tl.program_id(1).to(tl.int64)
     width, images = tl.num_programs(0), tl.num_programs(1).to(tl.int64)
     entry = image * width + column

@@ -1,7 +1,7 @@
-"""The second launch of `verify_window`: a row's accepted run, and the window that slides behind it.
+"""The second launch of `verify_window`: the accepted run of every row, and its next window.
 
-Program 0 of a row does that; the others draw what enters from the distribution of the last column,
-one token each. How many enter they count themselves, and those that are not needed leave at once.
+Program 0 of a row counts the run and slides the window. The others draw one entering token each
+from the distribution of the last column; those that are not needed return at once.
 """
 
 import triton
@@ -27,7 +27,7 @@ _DRAFT = tl.constexpr(int(Stream.DRAFT))
 
 @triton.jit
 def _tokens_at(columns, run, token_in, redrawn_in, mask, MODE: tl.constexpr):
-    """What stands in some columns after the decision."""
+    """The tokens of some columns after the decision."""
     tokens = tl.load(token_in + columns, mask=mask, other=0)
     if MODE == _INDEPENDENT:
         # SJD: behind the accepted run every column is drawn again, whatever its draft was worth.
@@ -97,7 +97,7 @@ def rows_kernel(
     end = width - 1
 
     if program > 0:
-        if START == NEIGHBOUR:  # no other launch has such programs, or room for a draw
+        if START == NEIGHBOUR:  # the only launch with such programs
             there = at + end + program
             column = end + program - accept_length
             if column < next_width:
@@ -124,7 +124,7 @@ def rows_kernel(
         tokens = _tokens_at(columns, run, token_in, redrawn_in, inside, MODE)
         tl.store(tokens_out + entry + columns, tokens, mask=inside)
 
-        # The last committed token becomes slot 0; a row that commits nothing keeps the one it has.
+        # The last committed token becomes slot 0; a row that commits nothing keeps its own.
         newest = tl.maximum(accept_length - 1, 0)
         last = _tokens_at(newest, run, token_in, redrawn_in, newest < width, MODE)
         if accept_length == 0:
@@ -140,13 +140,13 @@ def rows_kernel(
             written = inside & (source <= end)
             entering = _FULL
             if HAS_GRAMMAR:
-                # A forced token has all of the probability, and no logits say so.
+                # A forced token has probability one, which no logits express.
                 beside = forced_at(grammar, at + end, grammar_length)
                 entering = tl.where(beside >= 0, _ONEHOT, _FULL)
         elif START != _REPEAT:
             when = iteration
             if MODE == _GUMBEL:
-                when = iteration * 0  # same-seed noise knows no iterations
+                when = iteration * 0  # same-seed noise is the same in all iterations
             bits = philox.word(key, (at + source).to(tl.int32), when, _DRAFT)
             fresh = ((bits * vocab.to(tl.uint64)) >> 32).to(tl.int64)
             drafts = tl.where(is_new, fresh, drafts)
