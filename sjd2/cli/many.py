@@ -15,6 +15,7 @@ from dataclasses import asdict
 from itertools import chain, islice
 from pathlib import Path
 from types import TracebackType
+from typing import Any
 
 import torch
 from tqdm import tqdm
@@ -47,7 +48,7 @@ def run(given: argparse.Namespace, config: DecodingConfig) -> int:
     if world > 1 and given.device == "auto" and torch.cuda.is_available():
         given.device = f"cuda:{os.environ.get('LOCAL_RANK', rank)}"
     pipeline = common.load_pipeline(given, [one.caption for one in first])
-    sampling = common.sampling_of(given)
+    sampling: dict[str, Any] = common.sampling_of(given)
     method, _ = method_of(pipeline.model, config, *common.companions_of(given))
     common.refuse_unused(given, [method])
     method = with_window(pipeline, method, given.batch, **sampling)
