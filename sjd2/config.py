@@ -70,7 +70,8 @@ class DecodingConfig:
         backend: "auto", "triton" or "eager"; see `sjd2 info`.
         seed: one int per image, or an int s meaning s, s + 1, ... for the images of a call, or
             None: one draw from torch's default generator, so `torch.manual_seed` works as usual.
-        progress: show a bar of committed tokens with the tokens per forward.
+        progress: show how many tokens are committed: a bar on a terminal, and elsewhere a line
+            every half minute.
         trace: record the iteration at which every token was committed.
 
     Raises:

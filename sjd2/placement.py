@@ -19,9 +19,9 @@ def device_of(model: Any) -> torch.device:
         for hook in _hooks(module):
             device = getattr(hook, "execution_device", None)
             if device is not None:
-                return torch.device(device)
-    device = next(embedding.parameters()).device
-    return torch.device(device)
+                return _as_tensors_say(torch.device(device))
+    weight = next(embedding.parameters(), None)
+    return torch.device(model.device if weight is None else weight.device)
 
 
 def bring(model: Any) -> None:
@@ -34,6 +34,16 @@ def bring(model: Any) -> None:
     for hook in _hooks(model):
         if any(kind.__name__ == "CpuOffload" for kind in type(hook).__mro__):
             hook.pre_forward(model)
+
+
+def _as_tensors_say(device: torch.device) -> torch.device:
+    """A device as the tensors on it call theirs: the CPU without a number, others with theirs."""
+    if device.type == "cpu":
+        return torch.device("cpu")
+    index: int | None = device.index
+    if index is None and torch.accelerator.is_available():
+        return torch.device(device.type, torch.accelerator.current_device_index())
+    return device
 
 
 def _hooks(module: Any) -> Iterator[Any]:

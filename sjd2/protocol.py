@@ -79,9 +79,9 @@ def positions_of(known: Tensor | None, entries: Tensor) -> Tensor:
 
 
 def extended(known: Tensor, entries: int) -> Tensor:
-    """Positions [P, R, S] of so many entries, `S` at least: what is missing stands at the end."""
-    missing = entries - known.shape[2]
-    return torch.cat((known, known[..., -1:].expand(-1, -1, missing)), dim=2) if missing else known
+    """Positions [P, R, S] of more entries: the last one goes on."""
+    last = known[:, :, -1:].expand(-1, -1, entries - known.shape[2])
+    return torch.cat((known, last), dim=2)
 
 
 @dataclass(frozen=True)

@@ -18,6 +18,7 @@ from sjd2.kernels._dispatch import select
 from sjd2.pictures.drawing import check_captions
 from sjd2.pictures.loading import choose_device, load
 from sjd2.pictures.pipeline import Pipeline
+from sjd2.progress import Progress
 from sjd2.sampler import Method
 
 
@@ -87,10 +88,13 @@ def load_pipeline(given: argparse.Namespace, captions: Sequence[str] = ()) -> Pi
     """The model of `add_model`; captions with words that it does not know are refused."""
     transformers.utils.logging.set_verbosity_error()
     logging.getLogger("huggingface_hub").setLevel(logging.ERROR)
-    # A download is worth a progress bar; reading a file is not.
-    if not shows_progress(given) or given.model == DEMO or Path(given.model).exists():
+    # A download is worth bars on a terminal; reading a file is not.
+    shows_bars = shows_progress(given) and sys.stderr.isatty()
+    if not shows_bars or given.model == DEMO or Path(given.model).exists():
         transformers.utils.logging.disable_progress_bar()
-    pipeline = load(given.model, choose_device(given.device), given.size, given.vq_decoder)
+    is_told = shows_progress(given) and not sys.stderr.isatty()
+    with Progress(f"loading {given.model}", is_shown=is_told):
+        pipeline = load(given.model, choose_device(given.device), given.size, given.vq_decoder)
     check_captions(pipeline.tokenizer, captions)
     return pipeline
 
@@ -124,8 +128,8 @@ def named_settings(given: argparse.Namespace) -> dict[str, Any]:
 
 
 def shows_progress(given: argparse.Namespace) -> bool:
-    """Whether somebody looks at stderr."""
-    return sys.stderr.isatty() and not getattr(given, "quiet", False)
+    """Whether stderr says how far work is: a bar on a terminal, else a line every half minute."""
+    return not getattr(given, "quiet", False)
 
 
 def print_json(given: argparse.Namespace, **values: Any) -> None:

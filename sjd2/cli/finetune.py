@@ -186,6 +186,7 @@ def _train(
         ValueError: too few captions, a picture that cannot be read, or a run in `--out` without
             `--resume`.
     """
+    from sjd2.cli import common
     from sjd2.finetune.data import picture_tokens
     from sjd2.finetune.objective import drawing_request
     from sjd2.finetune.trainer import finetune, finetune_corrector, split
@@ -204,18 +205,19 @@ def _train(
     sampling = {"generation_mode": "image", "do_sample": True}
     if given.guidance is not None:
         sampling["guidance_scale"] = given.guidance
+    shown = {"show_progress": common.shows_progress(given)}
     if corrector is not None:
         _, history = finetune_corrector(
-            model, family, learned, evaluated, sampling, out, corrector, given.resume
+            model, family, learned, evaluated, sampling, out, corrector, given.resume, **shown
         )
         return history
     tokens = None
     if denoiser.full:
         geometry = drawing_request(family, evaluated, sampling).geometry
         drawn = examples[:-held_out]
-        tokens = picture_tokens(family, processor, geometry, drawn, out / "tokens")
+        tokens = picture_tokens(family, processor, geometry, drawn, out / "tokens", **shown)
     _, history = finetune(
-        model, family, learned, evaluated, tokens, sampling, out, denoiser, given.resume
+        model, family, learned, evaluated, tokens, sampling, out, denoiser, given.resume, **shown
     )
     if denoiser.full and int(os.environ.get("RANK", 0)) == 0:
         model.save_pretrained(out)

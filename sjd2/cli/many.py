@@ -8,17 +8,13 @@ from __future__ import annotations
 import argparse
 import math
 import os
-import sys
-import time
 from collections.abc import Iterator
 from dataclasses import asdict
 from itertools import chain, islice
 from pathlib import Path
-from types import TracebackType
 from typing import Any
 
 import torch
-from tqdm import tqdm
 
 from sjd2.cli import common
 from sjd2.config import DecodingConfig, checked_seed
@@ -26,8 +22,7 @@ from sjd2.patching import method_of
 from sjd2.pictures.folder import PictureFolder
 from sjd2.pictures.many import Finished, Wanted, draw_many, settings_of, with_window
 from sjd2.pictures.prompts import STDIN, count_prompts, listed, read_prompts, share
-
-_SAYS_EVERY = 30.0  # seconds, where nobody looks at a bar
+from sjd2.progress import Progress
 
 
 def run(given: argparse.Namespace, config: DecodingConfig) -> int:
@@ -55,17 +50,22 @@ def run(given: argparse.Namespace, config: DecodingConfig) -> int:
     settings = settings_of(method, **common.named_settings(given), **sampling)
     folder = PictureFolder(Path(given.out).expanduser(), settings, force=given.force, rank=rank)
     mine = share(chain(first, wanted), rank, world)
-    with folder.opened(), _Report(given, total and math.ceil(total / world)) as report:
+    share_of_it = None if total is None else math.ceil((total - rank) / world)
+    shown = common.shows_progress(given)
+    skipped = 0
+    with folder.opened(), Progress("drawing", "pictures", share_of_it, is_shown=shown) as progress:
 
         def missing() -> Iterator[Wanted]:
+            nonlocal skipped
             for one in mine:
                 if folder.has(one):
-                    report.skip()
+                    skipped += 1
+                    progress.update(progress.done + 1)
                 else:
                     yield one
 
         def keep(drawn: Finished) -> None:
-            report.note(folder.add(drawn))
+            progress.update(progress.done + 1, str(folder.add(drawn)))
 
         stats = draw_many(pipeline, missing(), method, given.batch, keep, **sampling)
     if given.json:
@@ -76,56 +76,11 @@ def run(given: argparse.Namespace, config: DecodingConfig) -> int:
             out=str(folder.path),
             manifest=str(folder.manifest),
             drawn=stats.pictures,
-            skipped=report.skipped,
+            skipped=skipped,
             stats=asdict(stats) | {"tokens_per_forward": stats.tokens_per_forward},
         )
         return 0
     if not given.quiet:
-        print(
-            f"{stats.pictures} pictures drawn in {stats.seconds:.1f} s, {report.skipped} were there"
-        )
+        print(f"{stats.pictures} pictures drawn in {stats.seconds:.1f} s, {skipped} were there")
     print(folder.path)
     return 0
-
-
-class _Report:
-    """A bar where somebody looks, else a line now and then; both on stderr.
-
-    Args:
-        given: of the command line.
-        total: pictures of this process, None where nobody knows.
-    """
-
-    def __init__(self, given: argparse.Namespace, total: int | None) -> None:
-        self.total, self.skipped, self.drawn = total, 0, 0
-        self.talks = not common.shows_progress(given) and not given.quiet and not given.json
-        self.bar = tqdm(total=total, unit="picture", disable=not common.shows_progress(given))
-        self.started = self.said = time.monotonic()
-
-    def __enter__(self) -> _Report:
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        self.bar.close()
-
-    def skip(self) -> None:
-        """A picture was there already."""
-        self.skipped += 1
-        self.bar.update()
-
-    def note(self, path: Path) -> None:
-        """A picture was written."""
-        self.drawn += 1
-        self.bar.update()
-        now = time.monotonic()
-        if self.talks and now - self.said >= _SAYS_EVERY:
-            self.said = now
-            of = "" if self.total is None else f" of {self.total}"
-            pace = self.drawn / (now - self.started)
-            done = self.drawn + self.skipped
-            print(f"sjd2: {done}{of} pictures, {pace:.2f} a second, {path}", file=sys.stderr)

@@ -53,7 +53,7 @@ def evaluate(
         companions: of the model, for the methods that need them.
         judges: further measures of quality, `Fid` and `ClipScore`.
         floor: total variation that an exact rule shows by chance, if methods have a measured one.
-        show_progress: a bar of pictures on stderr.
+        show_progress: say on stderr how far it is, see `sjd2.progress`.
 
     Returns:
         The contents of `results.json` and `timings.json`.

@@ -13,7 +13,6 @@ from typing import Any
 import torch
 import transformers
 from torch import Tensor
-from tqdm.auto import tqdm
 
 import sjd2
 from sjd2.companions import Companions, fingerprint
@@ -25,6 +24,7 @@ from sjd2.pictures.drawing import Drawing, draw, verdicts
 from sjd2.pictures.files import write_picture
 from sjd2.pictures.pipeline import Pipeline
 from sjd2.placement import device_of
+from sjd2.progress import Progress
 
 # Of one call: what `decoding_stats` says of every picture, what was judged, what it cost.
 Account = dict[str, Any]
@@ -70,11 +70,11 @@ class Measurement:
         units = list(self.plan.units())
         total = sum(len(unit.captions) for unit in units)
         accounts = []
-        with tqdm(total=total, unit="picture", disable=not show_progress) as bar:
+        with Progress("measuring", "pictures", total, is_shown=show_progress) as progress:
             for unit in units:
-                bar.set_description(unit.setting.slug)
+                progress.update(progress.done, unit.setting.slug)
                 accounts.append((unit, self.account(unit)))
-                bar.update(len(unit.captions))
+                progress.update(progress.done + len(unit.captions), unit.setting.slug)
         return accounts
 
     def account(self, unit: Unit) -> Account:

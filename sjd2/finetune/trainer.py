@@ -19,9 +19,14 @@ from safetensors.torch import load_model, save_model
 from torch import Tensor, nn
 from torch.utils._pytree import tree_map
 from torch.utils.data import DataLoader, Dataset, IterableDataset
-from transformers import Trainer, TrainerCallback, TrainerState, TrainingArguments
+from transformers import (
+    PrinterCallback,
+    Trainer,
+    TrainerState,
+    TrainingArguments,
+)
 
-from sjd2.checkpoint import keyed_generator, load_state, save_state
+from sjd2.checkpoint import keyed_generator, save_state
 from sjd2.companions import (
     Companions,
     fingerprint,
@@ -33,11 +38,13 @@ from sjd2.companions import (
 from sjd2.companions.adapter import Adapter
 from sjd2.companions.corrector import Corrector
 from sjd2.files import write_json
+from sjd2.finetune.callbacks import GoOn, Tell, drawings_path
 from sjd2.finetune.corrector import CorrectorSettings, MoveObjective, Moves
 from sjd2.finetune.objective import NextCleanToken, WindowObjective, drawing_request
 from sjd2.finetune.rollouts import Inputs, Rollouts
 from sjd2.finetune.runs import Record, find_checkpoint, record_of, write_record
 from sjd2.finetune.settings import FinetuneSettings, TrainingSettings
+from sjd2.progress import Progress
 from sjd2.protocol import ImageModel
 from sjd2.sampler import Method, decode, resolve
 from sjd2.sampler.schedule import noise_levels
@@ -134,7 +141,7 @@ class DenoisingTrainer(Trainer):
         # Every process comes by here, before the file that ends a checkpoint is written.
         super()._save_rng_state(output_dir)
         if isinstance(self.train_dataset, (Rollouts, Moves)):
-            path = _drawings_path(Path(output_dir), self.args.process_index)
+            path = drawings_path(Path(output_dir), self.args.process_index)
             save_state(path, self.train_dataset.drawings.state())
 
     def _load_from_checkpoint(
@@ -153,6 +160,8 @@ def finetune(
     out: Path,
     settings: FinetuneSettings,
     resume: bool = False,
+    *,
+    show_progress: bool = False,
 ) -> tuple[Adapter, dict[str, Any]]:
     """Train an adapter, or with `settings.full` the model itself, in place.
 
@@ -166,6 +175,7 @@ def finetune(
         out: receives checkpoints, the adapter, and finetune.json with the history.
         settings: the recipe.
         resume: go on from the last whole checkpoint in `out`.
+        show_progress: say on stderr how far it is, see `sjd2.progress`.
 
     Returns:
         The adapter (of rank 0 for a full training), and the history: settings, seconds, losses
@@ -211,17 +221,20 @@ def finetune(
         )
     method = resolve(settings.decoding(), Companions(adapter=adapter))
     evaluate = partial(_compression, family, held_out, sampling, method)
-    trainer, history = _train(objective, data, evaluate, arguments, settings, last, record)
+    trainer, history = _train(
+        objective, data, evaluate, arguments, settings, last, record, show_progress
+    )
     if settings.full:
         # The model it belongs to is the one that was just made.
         adapter.base = fingerprint(family.backbone)
     model.requires_grad_(False)
     # In every process, for the model may be spread over them.
     without = resolve(replace(settings.decoding(), method="sjd"))
-    adapter.measured = {
-        "sjd2": evaluate(),
-        "sjd": _compression(family, held_out, sampling, without),
-    }
+    with Progress("measuring the adapter", is_shown=show_progress and rank == 0):
+        adapter.measured = {
+            "sjd2": evaluate(),
+            "sjd": _compression(family, held_out, sampling, without),
+        }
     history["step_compression"] = adapter.measured
     if trainer.is_world_process_zero():
         save_adapter(adapter, out)
@@ -238,6 +251,8 @@ def finetune_corrector(
     out: Path,
     settings: CorrectorSettings,
     resume: bool = False,
+    *,
+    show_progress: bool = False,
 ) -> tuple[Corrector, dict[str, Any]]:
     """Train a corrector.
 
@@ -250,6 +265,7 @@ def finetune_corrector(
         out: receives checkpoints, the corrector, and finetune.json with the history.
         settings: the recipe.
         resume: go on from the last whole checkpoint in `out`.
+        show_progress: say on stderr how far it is, see `sjd2.progress`.
 
     Returns:
         The corrector and the history: settings, seconds, losses and step compressions by step.
@@ -270,7 +286,9 @@ def finetune_corrector(
     data = Moves(family, corrector, inputs, sampling, settings, arguments.process_index)
     method = resolve(settings.decoding(), Companions(corrector=corrector))
     evaluate = partial(_compression, family, held_out, sampling, method)
-    trainer, history = _train(objective, data, evaluate, arguments, settings, last, record)
+    trainer, history = _train(
+        objective, data, evaluate, arguments, settings, last, record, show_progress
+    )
     if trainer.is_world_process_zero():
         save_corrector(corrector, out)
         write_json(out / "finetune.json", history)
@@ -294,6 +312,7 @@ def _train(
     settings: TrainingSettings,
     last: Path | None,
     record: Record,
+    show_progress: bool,
 ) -> tuple[DenoisingTrainer, dict[str, Any]]:
     """Run a training to its end; the trainer and the history."""
     started = time.monotonic()
@@ -306,8 +325,9 @@ def _train(
         args=arguments,
         train_dataset=data,
         eval_dataset=[],  # Trainer insists on one; evaluations draw instead
-        callbacks=[_GoOn(data, last)],
+        callbacks=[GoOn(data, last), *([Tell()] if show_progress else [])],
     )
+    trainer.remove_callback(PrinterCallback)  # it prints every measurement to stdout
     done = last and TrainerState.load_from_json(str(last / "trainer_state.json"))
     if done and done.global_step >= settings.steps:
         # Killed after its last step: Trainer would do one more before it looks at the number.
@@ -331,25 +351,6 @@ def _log(lines: list[dict[str, Any]]) -> list[dict[str, Any]]:
         for line in lines
         if "train_runtime" not in line
     ]
-
-
-class _GoOn(TrainerCallback):
-    """A stream goes on where training does: at its step, with the drawings that it had."""
-
-    def __init__(self, data: object, last: Path | None) -> None:
-        self.data, self.last = data, last
-
-    def on_train_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-        if self.last is None or not isinstance(self.data, (Rollouts, Moves)):
-            return
-        self.data.start = state.global_step
-        # Missing if the kill came between two processes that write a checkpoint: drawn afresh.
-        if kept := load_state(_drawings_path(self.last, args.process_index)):
-            self.data.drawings.load_state(kept)
-
-
-def _drawings_path(checkpoint: Path, rank: int) -> Path:
-    return checkpoint / f"drawings-{rank}.pt"
 
 
 def _arguments(out: Path, settings: TrainingSettings, family: ImageModel) -> TrainingArguments:
@@ -376,7 +377,7 @@ def _arguments(out: Path, settings: TrainingSettings, family: ImageModel) -> Tra
         report_to=[],
         remove_unused_columns=False,
         dataloader_pin_memory=False,
-        disable_tqdm=None,
+        disable_tqdm=True,
     )
 
 

@@ -175,7 +175,7 @@ class DecoderOnly:
         """See `ImageModel`."""
         embed = self.model.get_input_embeddings()
         # A model that is yet to be brought to where it computes can be asked for its table.
-        lies = next(embed.parameters()).device
+        lies = next((weight.device for weight in embed.parameters()), self.device)
         table: Tensor = embed(self.ids if lies.type == "meta" else self.ids.to(lies))
         return table
 

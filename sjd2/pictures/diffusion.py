@@ -9,6 +9,7 @@ import torch
 from PIL import Image
 from torch import Tensor
 
+from sjd2.extras import missing
 from sjd2.models.glm_image import GlmImage, Grids
 
 _SIDE = 32  # pixels of a token
@@ -108,7 +109,7 @@ def load_pipeline(
         from diffusers import DiffusionPipeline
         from diffusers.utils import logging
     except ImportError as error:
-        raise ValueError(f'it needs more: pip install -e ".[diffusers]" ({error})') from error
+        raise missing("it", "diffusers", error) from error
     # A bar for each of seven parts would hide what is printed.
     logging.disable_progress_bar()
     name = DiffusionPipeline.load_config(source, local_files_only=is_local)["_class_name"]

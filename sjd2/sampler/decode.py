@@ -28,7 +28,7 @@ from sjd2.sampler.logprobs import LogProbs, LogProbsChoice, checked_choice
 from sjd2.sampler.method import Method, Redraft
 from sjd2.sampler.state import DecodingState
 from sjd2.sampler.stats import Account, DecodingStats
-from sjd2.sampler.watchers import Follower, Iteration, Progress, Watcher
+from sjd2.sampler.watchers import CommittedTokens, Follower, Iteration, Watcher
 
 
 @torch.no_grad()
@@ -112,7 +112,7 @@ def _own_watchers(model: ImageModel, request: Request, method: Method) -> list[W
     """Those that the call itself asks for."""
     watchers: list[Watcher] = []
     if method.config.progress:
-        watchers.append(Progress(request.images * request.geometry.length))
+        watchers.append(CommittedTokens(request.images * request.geometry.length))
     if request.follow is not None:
         watchers.append(Follower(request, model.vocab_size))
     return watchers

@@ -267,10 +267,10 @@ def _join(prompts: Sequence[Prompt]) -> Prompt:
     copies = range(len(prompts[0].embeddings))
     known = [prompt.positions for prompt in prompts if prompt.positions is not None]
     entries = max((one.shape[2] for one in known), default=0)
-    positions = [extended(one, entries)[:, copy] for copy in copies for one in known]
+    rows = [extended(one, entries)[:, copy] for copy in copies for one in known]
     return replace(
         prompts[0],
-        positions=torch.stack(positions, dim=1) if positions else None,
+        positions=torch.stack(rows, dim=1) if rows else None,
         embeddings=torch.stack(
             [
                 F.pad(prompt.embeddings[copy], (0, 0, 0, width - prompt.embeddings.shape[1]))

@@ -67,8 +67,8 @@ class DecodingState:
         device, images = prompt.embeddings.device, len(seeds)
         self.model, self.sampling = model, request.sampling
         self.prompt, self.geometry, self.rules = prompt, geometry, rules
-        self.ids, self.full_width, self.first_width = prompt.ids, width, first
         self.positions = prompt.positions
+        self.ids, self.full_width, self.first_width = prompt.ids, width, first
         self.length, self.table = geometry.length, model.embedding_table()
         self.backend = backend
         self.settle_every = 1 if device.type == "cpu" else _SETTLE_EVERY
@@ -220,8 +220,8 @@ class DecodingState:
         self.cache.put_rows(cached, fresh.cache, self.length + self.full_width)
         self.last_entry = self.last_entry.index_copy(0, cached, fresh.last_entry)
         if self.positions is not None and fresh.positions is not None:
-            entries = max(self.positions.shape[2], fresh.positions.shape[2])
-            ours, theirs = (extended(one, entries) for one in (self.positions, fresh.positions))
+            longest = max(self.positions.shape[2], fresh.positions.shape[2])
+            ours, theirs = (extended(one, longest) for one in (self.positions, fresh.positions))
             self.positions = ours.index_copy(1, cached, theirs)
         self.prefill_passes += fresh.prefill_passes
 

@@ -206,7 +206,7 @@ def test_options_reach_the_model_under_its_own_names(run, monkeypatch):
     """Kills: an option read and then dropped, or passed under another name."""
     seen = {}
     # One that makes use of every option.
-    decoding = SimpleNamespace(name="sjd2", is_corrected=True, config=sjd2.DecodingConfig())
+    decoding = SimpleNamespace(name="sjd2", is_corrected=True, config=sjd2.DecodingConfig(window=7))
 
     def resolved(model, config, adapter, corrector):
         seen.update(config=config, companions={"adapter": adapter, "corrector": corrector})

@@ -5,15 +5,21 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-import accelerate
 import pytest
 import torch
-from accelerate.hooks import AlignDevicesHook, CpuOffload, SequentialHook, add_hook_to_module
 
 import sjd2
 from sjd2.placement import bring, device_of
 from tests.family_models import FAMILIES, Family
 from tests.janus_model import draw, tiny_janus
+
+accelerate = pytest.importorskip("accelerate")
+from accelerate.hooks import (  # noqa: E402
+    AlignDevicesHook,
+    CpuOffload,
+    SequentialHook,
+    add_hook_to_module,
+)
 
 WAYS = ["cpu_offload", "disk_offload"]
 
@@ -90,6 +96,8 @@ def test_hooks_say_where_a_model_computes() -> None:
     hook = Counting(torch.device("cuda", 1))
     add_hook_to_module(model, SequentialHook(AlignDevicesHook(), hook))
     assert device_of(model) == torch.device("cuda", 1)
+    hook.execution_device = torch.device("cpu", 0)  # as diffusers names it, and no tensor does
+    assert device_of(model) == torch.device("cpu")
     other = FAMILIES["emu3"].make()
     add_hook_to_module(other, AlignDevicesHook(torch.device("cpu")))
     bring(other)

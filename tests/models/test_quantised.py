@@ -44,7 +44,7 @@ def test_torchaos_weights_draw_as_upstream(family: Family, kind: str) -> None:
 
 
 def test_quantised_inputs_depend_on_the_window() -> None:
-    """Why pages say that such layers are not exact: a scale is taken over all that a layer reads.
+    """A reason that docs/exactness.md gives: a scale is taken over all that a layer reads.
 
     Kills: the claim, should torchao come to scale every token by itself.
     """

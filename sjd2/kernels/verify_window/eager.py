@@ -38,8 +38,8 @@ def verify_window(
     """Eager twin of `sjd2.kernels.verify_window`; see there for the arguments."""
     forced = None if grammar is None else grammar_at(grammar, position, logits.shape[1])
     log_p = target_log_probs(logits, rules, forced)
+    # In same-seed mode, what enters depends on its position alone and not on the iteration.
     if rules.verify == "gumbel":
-        # What enters depends on its position alone and not on the iteration either.
         iteration, begun = 0, None
     draws = PhiloxDraws(seed, position, iteration, begun)
     return decide(
