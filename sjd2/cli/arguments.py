@@ -98,7 +98,7 @@ def add_window(group: argparse._ActionsContainer) -> None:
         "--window",
         type=values.window,
         metavar="W",
-        help="tokens drafted per forward, at least 2 (default: 64, on a CPU 32)",
+        help="tokens drafted per forward, at least 2 (default: by the device and the batch)",
     )
     group.add_argument(
         "--start",

@@ -148,8 +148,10 @@ def draw_many(
     return decode_queue(family, requests(), method, rows, hand_over, logprobs=logprobs)
 
 
-def with_window(pipeline: Pipeline, method: Method, rows: int, **sampling: Any) -> Method:
-    """The method with a window of "auto" made a number, so that settings say what is drawn.
+def settled(pipeline: Pipeline, method: Method, rows: int, **sampling: Any) -> Method:
+    """The method with settings of "auto" made numbers, so that they say what is drawn.
+
+    A window of one slot has no number: there "auto" stays.
 
     Args:
         pipeline, method, rows, **sampling: as for `draw_many`.
@@ -157,18 +159,18 @@ def with_window(pipeline: Pipeline, method: Method, rows: int, **sampling: Any) 
     Raises:
         ValueError: a setting that the model cannot take.
     """
-    if method.name == "ar" or method.config.window != "auto":
-        return method
-    family = family_of(pipeline.model)
-    request = family.request(
-        **pipeline.inputs(["a"]), generation_mode="image", do_sample=True, **sampling
-    )
-    if request is None:
-        raise ValueError("this model cannot be accelerated with these settings")
-    fed = rows * len(request.prompt.embeddings)
-    device = request.prompt.embeddings.device.type
-    window = method.config.slots(request.geometry.length, device, fed)
-    return replace(method, config=replace(method.config, window=window))
+    config, device = method.config, device_of(pipeline.model).type
+    config = replace(config, corrector_passes=config.passes(device))
+    if method.name != "ar" and config.window == "auto":
+        request = family_of(pipeline.model).request(
+            **pipeline.inputs(["a"]), generation_mode="image", do_sample=True, **sampling
+        )
+        if request is None:
+            raise ValueError("this model cannot be accelerated with these settings")
+        fed = rows * len(request.prompt.embeddings)
+        window = config.slots(request.geometry.length, device, fed)
+        config = replace(config, window=window) if window > 1 else config
+    return replace(method, config=config)
 
 
 def settings_of(method: Method, **others: Any) -> dict[str, Any]:
