@@ -149,7 +149,7 @@ def draw_many(
 
 
 def settled(pipeline: Pipeline, method: Method, rows: int, **sampling: Any) -> Method:
-    """The method with settings of "auto" made numbers, so that they say what is drawn.
+    """The method with a window of "auto" made a number, so that settings say what is drawn.
 
     A window of one slot has no number: there "auto" stays.
 
@@ -159,18 +159,17 @@ def settled(pipeline: Pipeline, method: Method, rows: int, **sampling: Any) -> M
     Raises:
         ValueError: a setting that the model cannot take.
     """
-    config, device = method.config, device_of(pipeline.model).type
-    config = replace(config, corrector_passes=config.passes(device))
-    if method.name != "ar" and config.window == "auto":
-        request = family_of(pipeline.model).request(
-            **pipeline.inputs(["a"]), generation_mode="image", do_sample=True, **sampling
-        )
-        if request is None:
-            raise ValueError("this model cannot be accelerated with these settings")
-        fed = rows * len(request.prompt.embeddings)
-        window = config.slots(request.geometry.length, device, fed)
-        config = replace(config, window=window) if window > 1 else config
-    return replace(method, config=config)
+    config = method.config
+    if method.name == "ar" or config.window != "auto":
+        return method
+    request = family_of(pipeline.model).request(
+        **pipeline.inputs(["a"]), generation_mode="image", do_sample=True, **sampling
+    )
+    if request is None:
+        raise ValueError("this model cannot be accelerated with these settings")
+    fed = rows * len(request.prompt.embeddings)
+    window = config.slots(request.geometry.length, device_of(pipeline.model).type, fed)
+    return replace(method, config=replace(config, window=window)) if window > 1 else method
 
 
 def settings_of(method: Method, **others: Any) -> dict[str, Any]:
