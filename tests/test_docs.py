@@ -147,6 +147,17 @@ def test_making_the_pictures_twice_gives_the_same(docs_pictures, tmp_path):
         assert one.read_bytes() == other.read_bytes(), name
 
 
+def test_the_tables_of_many_pictures_are_what_was_measured(monkeypatch):
+    """Kills: a figure changed by hand."""
+    monkeypatch.setattr(sys, "path", [str(ROOT / "bench"), *sys.path])
+    import bench_many
+
+    found = json.loads((ROOT / "bench" / "results" / "many-cpu.json").read_text())
+    start, end = "<!-- bench_many: start -->\n", "\n<!-- bench_many: end -->"
+    shown = (ROOT / "docs" / "scale.md").read_text().split(start)[1].split(end)[0]
+    assert shown == bench_many.report(found)
+
+
 def test_options_of_the_documents_are_those_of_the_library():
     """Kills: an option without a line, in the table or in the README's list."""
     from dataclasses import fields

@@ -114,7 +114,7 @@ def _decided(
     forced = None if grammar is None else grammar_at(grammar, position, logits.shape[1])
     rules = replace(state.rules, coupling="independent")
     log_p = target_log_probs(logits, rules, forced)
-    made = draws(at.pop("seed"), position, at.pop("iteration"))
+    made = draws(at.pop("seed"), position, at.pop("iteration"), at.pop("begun"))
     return decide(log_p, window, rules, made, **at)
 
 

@@ -98,7 +98,8 @@ def add_window(group: argparse._ActionsContainer) -> None:
         "--window",
         type=values.window,
         metavar="W",
-        help="tokens drafted per forward, at least 2 (default: 64, on a CPU 32)",
+        help="tokens drafted per forward, at least 2; under ratio the picture of a seed depends on "
+        "it (default: by the device and how many are drawn at a time)",
     )
     group.add_argument(
         "--start",

@@ -65,7 +65,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     decoding.add_argument(
         "--corrector-passes",
         type=values.passes,
-        metavar="N|sweep",
+        metavar="N|auto|sweep",
         help=f"of the corrector over a window (default: {DecodingConfig.corrector_passes})",
     )
     decoding.add_argument(
@@ -105,7 +105,7 @@ def run(given: argparse.Namespace) -> int:
         picture_text,
         write_picture,
     )
-    from sjd2.pictures.many import settings_of, with_window
+    from sjd2.pictures.many import settings_of, settled
 
     config = common.decoding_config(
         given,
@@ -135,7 +135,7 @@ def run(given: argparse.Namespace) -> int:
     method, _ = method_of(pipeline.model, config, *common.companions_of(given))
     common.refuse_unused(given, [method])
     sampling = common.sampling_of(given)
-    method = with_window(pipeline, method, pictures, **sampling)
+    method = settled(pipeline, method, pictures, **sampling)
     settings = settings_of(method, **common.named_settings(given), **sampling)
     drawing = draw(pipeline, given.captions, seeds, method, **sampling)
     drawn = zip(paths, drawing.pictures, drawing.captions, drawing.seeds, strict=True)

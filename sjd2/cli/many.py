@@ -20,7 +20,7 @@ from sjd2.cli import common
 from sjd2.config import DecodingConfig, checked_seed
 from sjd2.patching import method_of
 from sjd2.pictures.folder import PictureFolder
-from sjd2.pictures.many import Finished, Wanted, draw_many, settings_of, with_window
+from sjd2.pictures.many import Finished, Wanted, draw_many, settings_of, settled
 from sjd2.pictures.prompts import STDIN, count_prompts, listed, read_prompts, share
 from sjd2.progress import Progress
 
@@ -48,11 +48,11 @@ def run(given: argparse.Namespace, config: DecodingConfig) -> int:
     sampling: dict[str, Any] = common.sampling_of(given)
     method, _ = method_of(pipeline.model, config, *common.companions_of(given))
     common.refuse_unused(given, [method])
-    method = with_window(pipeline, method, given.batch, **sampling)
+    method = settled(pipeline, method, given.batch, **sampling)
     settings = settings_of(method, **common.named_settings(given), **sampling)
     folder = PictureFolder(Path(given.out).expanduser(), settings, force=given.force, rank=rank)
     mine = share(chain(first, wanted), rank, world)
-    share_of_all = total and math.ceil(total / world)
+    share_of_all = total and math.ceil((total - rank) / world)
     is_shown, skipped = common.shows_progress(given), 0
     progress = Progress("drawing", "pictures", share_of_all, is_shown=is_shown)
     with folder.opened(), progress:

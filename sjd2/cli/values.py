@@ -77,8 +77,8 @@ def window(text: str) -> Any:
 
 
 def passes(text: str) -> Any:
-    """Passes of a corrector, or "sweep"."""
-    return text if text == "sweep" else count(text)
+    """Passes of a corrector, "auto" or "sweep"."""
+    return text if text in ("auto", "sweep") else count(text)
 
 
 def preset(text: str) -> str:

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
@@ -19,7 +19,7 @@ from torch.utils.data import IterableDataset
 from sjd2.checkpoint import keyed_generator
 from sjd2.companions import Companions
 from sjd2.companions.corrector import Corrector
-from sjd2.config import CorrectorPasses, DecodingConfig
+from sjd2.config import DecodingConfig
 from sjd2.finetune.memory import Drawings
 from sjd2.finetune.objective import drawing_request
 from sjd2.finetune.rollouts import Inputs
@@ -50,7 +50,7 @@ class CorrectorSettings(TrainingSettings):
     steps: int = 2000
     rank: int = 192
     columns: int = 2048
-    passes: CorrectorPasses = 2
+    passes: int | Literal["sweep"] = 2
     reuse: int = 20
     remembered: int = 4
     kept: int = 32768

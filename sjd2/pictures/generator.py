@@ -25,7 +25,7 @@ from sjd2.pictures.many import (
     draw_many,
     picture_seed,
     settings_of,
-    with_window,
+    settled,
 )
 from sjd2.ranges import RANGES
 from sjd2.sampler.logprobs import LogProbsChoice, checked_choice
@@ -100,7 +100,7 @@ class ImageGenerator:
         }
         self.pipeline = load(str(model), choose_device(device), size, vq_decoder, dtype)
         method, _ = method_of(self.pipeline.model, config, **companions)
-        self.method = with_window(self.pipeline, method, batch_size, **self.sampling)
+        self.method = settled(self.pipeline, method, batch_size, **self.sampling)
         numbers = {name: one for name, one in self.sampling.items() if name in RANGES}
         self.settings = settings_of(self.method, model=str(model), size=size, **numbers)
 

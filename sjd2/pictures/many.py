@@ -16,9 +16,10 @@ from typing import Any
 from PIL import Image
 from torch import Tensor
 
-from sjd2.models import family_of
+from sjd2.models import family_of, inner_model
 from sjd2.pictures.drawing import check_captions
 from sjd2.pictures.pipeline import Pipeline
+from sjd2.placement import bring, device_of
 from sjd2.protocol import Request
 from sjd2.sampler import Method
 from sjd2.sampler.logprobs import LogProbsChoice
@@ -107,6 +108,7 @@ def draw_many(
     RNG: counter-addressed by the pictures' seeds; no global generator is touched.
     """
     family = family_of(pipeline.model)
+    bring(inner_model(pipeline.model))
     flying: dict[int, tuple[Wanted, Request, float]] = {}
 
     def requests() -> Iterator[tuple[Request, int]]:
@@ -127,7 +129,9 @@ def draw_many(
 
     def hand_over(drawn: Drawn) -> None:
         one, request, began = flying.pop(drawn.number)
-        generated = request.finish(drawn.tokens[None].to(pipeline.model.device))
+        # A pipeline may paint what it was asked for last: other captions have been since.
+        pipeline.inputs([one.caption])
+        generated = request.finish(drawn.tokens[None].to(device_of(pipeline.model)))
         (picture,) = pipeline.pictures(generated)
         finished(
             Finished(
@@ -144,8 +148,10 @@ def draw_many(
     return decode_queue(family, requests(), method, rows, hand_over, logprobs=logprobs)
 
 
-def with_window(pipeline: Pipeline, method: Method, rows: int, **sampling: Any) -> Method:
+def settled(pipeline: Pipeline, method: Method, rows: int, **sampling: Any) -> Method:
     """The method with a window of "auto" made a number, so that settings say what is drawn.
+
+    A window of one slot has no number: there "auto" stays.
 
     Args:
         pipeline, method, rows, **sampling: as for `draw_many`.
@@ -153,18 +159,17 @@ def with_window(pipeline: Pipeline, method: Method, rows: int, **sampling: Any) 
     Raises:
         ValueError: a setting that the model cannot take.
     """
-    if method.name == "ar" or method.config.window != "auto":
+    config = method.config
+    if method.name == "ar" or config.window != "auto":
         return method
-    family = family_of(pipeline.model)
-    request = family.request(
+    request = family_of(pipeline.model).request(
         **pipeline.inputs(["a"]), generation_mode="image", do_sample=True, **sampling
     )
     if request is None:
         raise ValueError("this model cannot be accelerated with these settings")
     fed = rows * len(request.prompt.embeddings)
-    device = request.prompt.embeddings.device.type
-    window = method.config.slots(request.geometry.length, device, fed)
-    return replace(method, config=replace(method.config, window=window))
+    window = config.slots(request.geometry.length, device_of(pipeline.model).type, fed)
+    return replace(method, config=replace(config, window=window)) if window > 1 else method
 
 
 def settings_of(method: Method, **others: Any) -> dict[str, Any]:

@@ -32,7 +32,7 @@ from torch import Tensor
 
 from sjd2.companions import Companions
 from sjd2.companions.corrector import Corrector
-from sjd2.config import CorrectorPasses, DecodingConfig
+from sjd2.config import DecodingConfig
 from sjd2.kernels import Rules, Verdict, verify_window
 from sjd2.kernels._dispatch import select, using
 from sjd2.protocol import ImageModel, Request, Sampling
@@ -160,14 +160,14 @@ def resolve(config: DecodingConfig, companions: Companions | None = None) -> Met
     if not config.exact:
         return replace(method, backend="eager", rule=verify_as_published)
     if corrector is not None:
-        passes = config.corrector_passes
-        method = replace(method, redrafting=partial(correcting, corrector=corrector, passes=passes))
+        redrafting = partial(correcting, corrector=corrector, config=config)
+        method = replace(method, redrafting=redrafting)
     return method
 
 
-def correcting(state: DecodingState, corrector: Corrector, passes: CorrectorPasses) -> Redraft:
+def correcting(state: DecodingState, corrector: Corrector, config: DecodingConfig) -> Redraft:
     """A corrector re-drafts what is left of a window beside its new neighbours."""
-    return Correction(state, corrector, passes).correct
+    return Correction(state, corrector, config.passes(state.rows.device.type)).correct
 
 
 def rules_of(config: DecodingConfig, sampling: Sampling) -> Rules:

@@ -17,6 +17,7 @@ from sjd2.protocol import Request, Sampling
 from sjd2.sampler import decode, resolve
 from sjd2.sampler.queue import Drawn, QueueStats, decode_queue
 from tests.family_models import FAMILIES
+from tests.glm_image_model import asked, tiny_glm_image
 from tests.janus_model import MASK, PROMPTS
 from tests.table_model import TableModel, chi_square, make_request, threshold
 
@@ -142,6 +143,26 @@ def test_families_draw_from_a_queue_what_they_draw_alone(name: str, scale: float
     method = resolve(DecodingConfig(window=6), companions(model, 4).only(["corrector"]))
     expected, _ = alone(family, pictures, method)
     found, _ = queued(family, pictures, method, 3)
+    assert all_equal(found, expected)
+
+
+def test_positions_of_a_prompt_move_into_the_row() -> None:
+    """GLM-Image: every entry has three positions, in another number for every prompt.
+
+    Kills: positions of the picture before; rows of guidance and of prompts exchanged.
+    """
+    model = tiny_glm_image()
+    family: Any = family_of(model)
+    asked_for, pictures = asked(model, images=5), []
+    for number, row in enumerate((3, 0, 4, 1, 2, 0)):
+        mask = asked_for["attention_mask"][row].bool()
+        ids, grids = asked_for["input_ids"][row][mask][None], asked_for["image_grid_thw"][:2]
+        one = {"input_ids": ids, "attention_mask": torch.ones_like(ids), "image_grid_thw": grids}
+        one["images_per_sample"] = torch.tensor([2])
+        pictures.append((family.request(**one, do_sample=True, top_k=0), number))
+    method = resolve(DecodingConfig(window=6))
+    expected, _ = alone(family, pictures, method)
+    found, _ = queued(family, pictures, method, 2)
     assert all_equal(found, expected)
 
 
