@@ -119,7 +119,7 @@ def load_pipeline(
         )
     pipe = DiffusionPipeline.from_pretrained(
         source,
-        torch_dtype=dtype or (torch.bfloat16 if device.type == "cuda" else torch.float32),
+        dtype=dtype or (torch.bfloat16 if device.type == "cuda" else torch.float32),
         use_safetensors=True,
         local_files_only=is_local,
     )
