@@ -2,6 +2,8 @@
 PYTHON ?= python3
 VENV   ?= .venv
 BIN    := $(VENV)/bin
+# What running sjd2 takes, and on top of it what developing it takes.
+NEEDED := $(VENV)/.needed
 STAMP  := $(VENV)/.installed
 # Two tests at a time, those of a file one after another.
 PYTEST := -m pytest --numprocesses 2 --dist loadfile
@@ -9,20 +11,24 @@ PYTEST := -m pytest --numprocesses 2 --dist loadfile
 OLDEST := .venv-oldest
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo test test-slow test-oldest lint types format bench gpu kernels clean
+.PHONY: help install demo test test-slow test-oldest lint types format bench pictures gpu kernels clean
 
 help:  ## list the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
 
 install: $(STAMP)  ## create .venv and install sjd2 with its development tools
 
-$(STAMP): pyproject.toml
+$(NEEDED): pyproject.toml
 	$(PYTHON) -c 'import sys; sys.exit("sjd2 needs Python 3.11 or newer") if sys.version_info < (3, 11) else None'
 	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --editable .
+	@touch $@
+
+$(STAMP): $(NEEDED)
 	$(BIN)/python -m pip install --quiet --editable ".[dev]"
 	@touch $@
 
-demo: $(STAMP)  ## captions become pictures, token by token and accelerated, side by side
+demo: $(NEEDED)  ## captions become pictures, token by token and accelerated, side by side
 	$(BIN)/python -m sjd2.demo
 
 test: $(STAMP)  ## the whole fast suite (under 10 minutes on 2 cores)
@@ -54,11 +60,15 @@ format: $(STAMP)  ## let ruff rewrite what it can
 bench: $(STAMP)  ## the tables of docs/results.md (about 15 minutes on 2 cores)
 	$(BIN)/python bench/bench_decode.py
 
+pictures: $(STAMP)  ## the pictures of the README and the outputs of docs/sjd2.ipynb
+	$(BIN)/python bench/docs_pictures.py
+	$(BIN)/python bench/docs_notebook.py
+
 gpu: $(STAMP)  ## parity and kernel benchmarks on the GPU at hand; writes bench/results/<device>.json
 	$(BIN)/python bench/gpu.py
 
 kernels: $(STAMP)  ## compile every kernel for GPUs that are not here: registers, shared memory, spills
 	$(BIN)/python bench/compile_kernels.py
 
-clean:  ## remove what the targets above made
-	rm -rf $(VENV) $(OLDEST) .mypy_cache .pytest_cache .ruff_cache .benchmarks out
+clean:  ## remove what the targets above installed and cached; the pictures in out/ stay
+	rm -rf $(VENV) $(OLDEST) .mypy_cache .pytest_cache .ruff_cache .benchmarks

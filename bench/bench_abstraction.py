@@ -1,7 +1,7 @@
 """What the library costs beside the model: share of an iteration that is not its forward.
 
 Random models of two shapes draw pictures of 16384 codes on the CPU, in windows of 32; the time
-spent in the family's `hidden` and `logits` is the model's, all else is ours.
+spent in the family's `hidden` and `logits` is the model's, the rest is the library's.
 
     python bench/bench_abstraction.py [--shape 110m] [--tokens 64] [--json FILE]
 """
@@ -73,7 +73,7 @@ def build(shape: str) -> JanusForConditionalGeneration:
     model = JanusForConditionalGeneration(config).eval()
     with torch.no_grad():
         for weight in model.model.generation_head.parameters():
-            weight *= 5  # fresh weights say next to nothing
+            weight *= 5  # fresh weights predict almost uniformly
     model.generation_config.bos_token_id, model.generation_config.pad_token_id = 1, 0
     model.generation_config.generation_kwargs = {"boi_token_id": 2}
     return model

@@ -11,13 +11,13 @@ import pytest
 import torch
 
 from bench.harness import DEVICE, bytes_of, implementations, record, skip_without
-from sjd2.kernels import Rules, Shifts, Window, _triton, reference
+from sjd2.kernels import Rules, Shifts, Window, eager, triton
 
 RULES = Rules(guidance_scale=3.0)
 RANK, LENGTH = 192, 1024
 OFFSETS = (1, 2, 3, 23, 24, 25, 26, 48)
 SHAPES = [(16384, 32, 1), (16384, 96, 1), (16384, 96, 8), (32768, 32, 1)]
-CORRECT = implementations(reference.correct_window, _triton.correct_window)
+CORRECT = implementations(eager.correct_window, triton.correct_window)
 
 
 def inputs(name: str, vocab: int, width: int, images: int) -> tuple[list[Any], dict[str, Any]]:
@@ -27,16 +27,16 @@ def inputs(name: str, vocab: int, width: int, images: int) -> tuple[list[Any], d
     def random(*shape: int) -> torch.Tensor:
         return torch.randn(*shape, generator=generator).to(DEVICE)
 
-    module = _triton if name == "triton" else reference
+    module = triton if name == "triton" else eager
     logits = random(2 * images, width, vocab).bfloat16()
     seed = torch.arange(images, device=DEVICE)
     at = {"seed": seed, "position": torch.zeros_like(seed), "iteration": 1}
-    first = reference.first_window(seed, width, vocab)
+    first = eager.first_window(seed, width, vocab)
     verdict = module.verify_window(logits, first, RULES, length=LENGTH, **at)
     tokens = torch.randint(vocab, (images, LENGTH), generator=generator).to(DEVICE)
     features, state = random(len(OFFSETS) * (vocab + 1), RANK), random(images, width, RANK)
     shifts = Shifts(features, torch.tensor(OFFSETS, device=DEVICE), 0.1 * random(vocab, RANK))
-    seen = reference.activate_window(state, tokens, shifts, position=at["position"])
+    seen = eager.activate_window(state, tokens, shifts, position=at["position"])
     window = verdict.window
     at |= {"position": verdict.accept_length, "correction": 1}
     return [window, window, state, seen, tokens, shifts, RULES], at
@@ -50,7 +50,7 @@ def bench_correct_window(benchmark: Any, name: str, shape: tuple[int, int, int])
         pytest.skip("one shape is enough to see that it works")
     given, at = inputs(name, *shape)
     twin_given, _ = inputs("eager", *shape)
-    expected = reference.correct_window(*twin_given, **at).tokens
+    expected = eager.correct_window(*twin_given, **at).tokens
 
     def call() -> Window:
         return CORRECT[name](*given, **at)
@@ -60,4 +60,4 @@ def bench_correct_window(benchmark: Any, name: str, shape: tuple[int, int, int])
     assert same >= 0.98
     images, width = shape[2], shape[1]
     written = 4 * images * width * shape[0]
-    record(benchmark, call, bytes_of(given[0].law, given[5].output) + written)
+    record(benchmark, call, bytes_of(given[0].draft_logits, given[5].output) + written)

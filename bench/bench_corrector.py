@@ -3,9 +3,9 @@
     python bench/bench_corrector.py            # about half an hour on 2 cores
     python bench/bench_corrector.py --docs     # also write the table into docs/ablation.md
 
-Every method draws the same captions from the same seeds with the embedded model; rows are kept as
-soon as they are known, and --resume goes on. The corrector's time is given in percent of the
-forwards'.
+Every method draws the same captions from the same seeds with the embedded model. Rows are written
+as soon as they are measured; --resume continues a stopped run. The corrector's time is in percent
+of the forwards'.
 """
 
 from __future__ import annotations
@@ -49,7 +49,7 @@ HEAD = (
 
 @contextmanager
 def timed(model: Any) -> Iterator[dict[str, float]]:
-    """The seconds that the backbone's forwards and the corrections take inside the block."""
+    """Seconds that forwards of the backbone and corrections take inside the block."""
     spent = {"forward": 0.0, "corrector": 0.0}
 
     def timing(name: str, call: Any) -> Any:
@@ -81,7 +81,7 @@ def draw(bench: Bench, *args: Any, **options: Any) -> dict[str, Any]:
 
 
 def report(found: dict[str, Any]) -> str:
-    """The table in Markdown, and above it how it was made."""
+    """The table in Markdown, under a line about its settings."""
     lines = []
     for row in found["rows"]:
         lines.append(

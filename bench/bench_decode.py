@@ -5,8 +5,8 @@
     python bench/bench_decode.py --docs         # also write the tables into docs/ and README.md
 
 The embedded model draws held-out captions at its own guidance, every method from the same seeds,
-and the picture checker judges what was drawn. The second table pairs stock transformers with sjd2
-picture by picture, so that a machine that changes its speed changes it for both.
+and the checker judges the pictures. The second table pairs stock transformers with sjd2 picture by
+picture, so that both see the same changes of the machine's speed.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ import sjd2
 from sjd2.companions import carried
 
 HEAD = ("method", "window", "forwards", "step compression")
-# What the README shows of these tables: (method, window).
+# Rows of the README: (method, window).
 BRIEF = (
     ("ar", 1),
     ("sjd independent, uniform starts", 64),
@@ -50,7 +50,7 @@ def race(
         return time.perf_counter() - started
 
     found: dict[str, list[float]] = {"stock transformers": []}
-    bench.generate(bench.captions[:1])  # the first call of a process pays for set-up
+    bench.generate(bench.captions[:1])  # the first call of a process includes set-up
     captions = bench.captions[:pictures]
     for index, caption in enumerate(tqdm(captions, "racing stock transformers")):
         found["stock transformers"].append(seconds([caption]))

@@ -5,10 +5,10 @@
     sjd2 finetune --data out/pictures --out out/full --full
     python bench/bench_denoising.py --adapter out/adapter --full out/full
 
-About an hour on 2 cores; every row is kept as soon as it is known, and --resume goes on. Each
-method draws the same captions from the same seeds. Cross entropy is that of clean held-out
-pictures, under the weights that a method draws with: tuning can buy speed by making a model less
-sure.
+About an hour on 2 cores. Rows are written as soon as they are measured; --resume continues a
+stopped run. Each method draws the same captions from the same seeds. Cross entropy is that of clean
+held-out pictures under the method's weights: fine-tuning could gain speed by making a model less
+certain.
 """
 
 from __future__ import annotations
@@ -54,7 +54,7 @@ _BATCH = 16  # scenes at once, in the measurement of the cross entropy
 
 @torch.no_grad()
 def cross_entropy(bench: Bench, scenes: int) -> float:
-    """Nats per token of held-out pictures, as the model's own tokenizer reads them."""
+    """Nats per token of held-out pictures, encoded by the model's own tokenizer."""
     model, pipeline = bench.model, bench.pipeline
     total = 0.0
     for first in range(0, scenes, _BATCH):
@@ -70,7 +70,7 @@ def cross_entropy(bench: Bench, scenes: int) -> float:
 
 
 def training_minutes(folder: Path) -> float | None:
-    """How long the weights of a folder took to train, where it says so."""
+    """Minutes that training the weights of a folder took, where recorded."""
     history = folder / "finetune.json"
     return json.loads(history.read_text())["seconds"] / 60 if history.is_file() else None
 
@@ -104,7 +104,7 @@ def plan(
 
 
 def report(found: dict[str, Any]) -> str:
-    """The table in Markdown, and above it how it was made."""
+    """The table in Markdown, under a line about its settings."""
     lines = []
     for row in found["rows"]:
         weights = found["weights"][row["weights"]]

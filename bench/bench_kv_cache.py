@@ -1,4 +1,4 @@
-"""`kv_append`, the scrub of `kv_truncate` and `kv_compact` on one layer of a 7 B model.
+"""`kv_append`, `kv_truncate` and `kv_compact`: one layer of a 7 B model.
 
 pytest bench/bench_kv_cache.py      # on a GPU; a CPU runs one small shape
 """
@@ -12,13 +12,13 @@ import torch
 from torch import Tensor
 
 from bench.harness import DEVICE, bytes_of, implementations, record, skip_without
-from sjd2.kernels import _triton, reference
+from sjd2.kernels import eager, triton
 
 HEADS, SIZE, CAPACITY = 32, 128, 2560
 SHAPES = [(32, 2), (96, 2), (96, 32)]  # window, rows with guidance
-APPEND = implementations(reference.kv_append, _triton.kv_append)
-TRUNCATE = implementations(reference.kv_truncate, _triton.kv_truncate)
-COMPACT = implementations(reference.kv_compact, _triton.kv_compact)
+APPEND = implementations(eager.kv_append, triton.kv_append)
+TRUNCATE = implementations(eager.kv_truncate, triton.kv_truncate)
+COMPACT = implementations(eager.kv_compact, triton.kv_compact)
 
 
 def cache(rows: int) -> Tensor:
@@ -44,7 +44,7 @@ def bench_kv_append(benchmark: Any, name: str, shape: tuple[int, int]) -> None:
     lengths = lengths_of(rows, width)
     new = torch.randn(rows, width, HEADS, SIZE, device=DEVICE).bfloat16().transpose(1, 2)
     expected, keys, values = cache(rows), cache(rows), cache(rows)
-    reference.kv_append(expected, expected.clone(), new, new, lengths)
+    eager.kv_append(expected, expected.clone(), new, new, lengths)
 
     def call() -> None:
         APPEND[name](keys, values, new, new, lengths)
@@ -57,19 +57,20 @@ def bench_kv_append(benchmark: Any, name: str, shape: tuple[int, int]) -> None:
 
 @pytest.mark.parametrize("shape", SHAPES, ids=str)
 @pytest.mark.parametrize("name", TRUNCATE)
-def bench_kv_scrub(benchmark: Any, name: str, shape: tuple[int, int]) -> None:
+def bench_kv_truncate(benchmark: Any, name: str, shape: tuple[int, int]) -> None:
     skip(name, shape)
     width, rows = shape
-    lengths, none = lengths_of(rows, width), torch.zeros(rows, dtype=torch.int64, device=DEVICE)
-    expected, tail = cache(rows), cache(rows)
-    reference.kv_truncate(lengths, none, (expected,), width)
+    lengths = lengths_of(rows, width)
+    accepted = torch.arange(rows // 2, device=DEVICE) % width
+    expected = lengths.clone()
+    eager.kv_truncate(expected, accepted)
 
     def call() -> None:
-        TRUNCATE[name](lengths, none, (tail,), width)
+        TRUNCATE[name](lengths, accepted)
 
     call()
-    assert torch.equal(tail, expected)
-    record(benchmark, call, rows * HEADS * width * SIZE * tail.element_size())
+    assert torch.equal(lengths, expected)
+    record(benchmark, call, 2 * bytes_of(lengths) + bytes_of(accepted))
 
 
 @pytest.mark.parametrize("shape", SHAPES[1:], ids=str)
@@ -80,7 +81,7 @@ def bench_kv_compact(benchmark: Any, name: str, shape: tuple[int, int]) -> None:
     kept = torch.arange(1, rows, 2, device=DEVICE)
     lengths = torch.full((rows,), CAPACITY, device=DEVICE)
     expected, stored = cache(rows), cache(rows)
-    reference.kv_compact(expected, kept, lengths)
+    eager.kv_compact(expected, kept, lengths)
 
     def call() -> None:
         COMPACT[name](stored, kept, lengths)

@@ -11,11 +11,11 @@ import pytest
 import torch
 
 from bench.harness import DEVICE, bytes_of, implementations, record, skip_without
-from sjd2.kernels import _triton, reference
+from sjd2.kernels import eager, triton
 
 SHAPES = [(2048, 32, 1), (2048, 96, 16), (4096, 32, 1), (4096, 96, 1), (4096, 96, 16)]
-EMBED = implementations(reference.noisy_embed, _triton.noisy_embed)
-DENOISE = implementations(reference.denoise_step, _triton.denoise_step)
+EMBED = implementations(eager.noisy_embed, triton.noisy_embed)
+DENOISE = implementations(eager.denoise_step, triton.denoise_step)
 DTYPE = torch.bfloat16
 LAST_PLACE = 2.0**-7
 
@@ -43,7 +43,7 @@ def bench_noisy_embed(benchmark: Any, name: str, shape: tuple[int, int, int]) ->
         "position": torch.zeros_like(seed),
         "copies": 2,
     }
-    expected = reference.noisy_embed(tokens, table, **given)
+    expected = eager.noisy_embed(tokens, table, **given)
 
     def call() -> torch.Tensor:
         return EMBED[name](tokens, table, **given)
@@ -61,7 +61,7 @@ def bench_denoise_step(benchmark: Any, name: str, shape: tuple[int, int, int]) -
     size, width, images = shape
     old, clean = (torch.randn(images, width, size, device=DEVICE).to(DTYPE) for _ in range(2))
     level = torch.rand(images, width, device=DEVICE)
-    expected = reference.denoise_step(old, clean, level, level / 2)
+    expected = eager.denoise_step(old, clean, level, level / 2)
 
     def call() -> torch.Tensor:
         return DENOISE[name](old, clean, level, level / 2)

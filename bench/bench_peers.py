@@ -1,6 +1,6 @@
 """The methods of sjd2 beside the rules of published decoders.
 
-    python bench/bench_peers.py --out out/peers            # stopped, it goes on there
+    python bench/bench_peers.py --out out/peers            # continues a stopped run
     python bench/bench_peers.py --out out/peers --docs     # also write docs/results.md
     python bench/bench_peers.py --out out/quick --captions 8 --seeds 1 --windows 32
 
@@ -28,7 +28,7 @@ from sjd2.models import family_of
 from sjd2.pictures.loading import load
 from sjd2.sampler.presets import Preset, choose_presets
 
-sys.path.insert(0, str(ROOT))  # the model that can be enumerated lies with the tests
+sys.path.insert(0, str(ROOT))  # for the enumerable model of the tests
 from peers.variation import total_variation
 
 

@@ -14,7 +14,7 @@ import pytest
 import torch
 
 from bench.harness import DEVICE, bytes_of, implementations, record, skip_without
-from sjd2.kernels import Rules, Verdict, Window, _triton, reference
+from sjd2.kernels import Rules, Verdict, Window, eager, triton
 
 RULES = Rules(guidance_scale=3.0, top_k=2000)
 JANUS, CHAMELEON, EMU3 = 16384, 8192, 32768
@@ -28,7 +28,7 @@ SHAPES = [
     (EMU3, 32, 1),
     (EMU3, 128, 4),
 ]
-VERIFY = implementations(reference.verify_window, _triton.verify_window)
+VERIFY = implementations(eager.verify_window, triton.verify_window)
 
 
 def inputs(vocab: int, width: int, images: int) -> dict[str, Any]:
@@ -45,8 +45,8 @@ def window_by(name: str, given: dict[str, Any]) -> tuple[Window, dict[str, Any]]
     """A window as the implementation leaves it behind, and the arguments of the next call."""
     at = {key: given[key] for key in ("seed", "position", "length")}
     width, vocab = given["logits"].shape[1:]
-    first = reference.first_window(given["seed"], width, vocab)
-    verify = _triton.verify_window if name == "triton" else reference.verify_window
+    first = eager.first_window(given["seed"], width, vocab)
+    verify = triton.verify_window if name == "triton" else eager.verify_window
     verdict = verify(given["old"], first, RULES, iteration=1, **at)
     return verdict.window, at | {"position": verdict.accept_length, "iteration": 2}
 
@@ -66,7 +66,7 @@ def bench_verify_window(benchmark: Any, name: str, shape: tuple[int, int, int]) 
     given = inputs(*shape)
     window, at = window_by(name, given)
     twin_window, _ = window_by("eager", given)
-    expected = reference.verify_window(given["logits"], twin_window, RULES, **at)
+    expected = eager.verify_window(given["logits"], twin_window, RULES, **at)
 
     def call() -> Verdict:
         return VERIFY[name](given["logits"], window, RULES, **at)

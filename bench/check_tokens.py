@@ -4,7 +4,8 @@
     python bench/check_tokens.py --check out/before.json     # on the code as it is
 
 Every method on every family, at batch 1 and 5, under top-k, top-p, guidance and a processor. The
-companions are random and loud. A digest holds on one machine: elsewhere sums may round otherwise.
+companions are random, with large weights. Digests are comparable on one machine only: elsewhere
+sums may round differently.
 """
 
 from __future__ import annotations
@@ -66,13 +67,13 @@ SAMPLING: dict[str, dict[str, Any]] = {
     "processor": {"logits_processor": True},
     "greedy": {"do_sample": False},
 }
-# Where the kernels run interpreted, which takes its time.
+# Cases that also run the interpreted kernels, which are slow.
 INTERPRETED_ON = ("emu3",)
 INTERPRETED = ("maximal", "same-seed", "corrected", "corrected-sweep", "sjd2")
 
 
 def _processor(input_ids: Tensor, scores: Tensor) -> Tensor:
-    """Turns down what has the parity of the last token, and a little of everything else."""
+    """Penalises tokens of the last token's parity, and every token a little."""
     token = torch.arange(scores.shape[-1])
     alike = (token[None] + input_ids[:, -1:]) % 2 == 0
     return scores - 1.5 * alike - 0.01 * (token % 7)
@@ -95,9 +96,9 @@ def _tiny_models() -> Iterator[tuple[str, Any, Draw]]:
         words = [[5 + row, 6 + row, 2 * row + 7][: 1 + row % 3] for row in range(rows)]
         texts = [[BOS, *row, BOI] for row in words]
         ids = torch.tensor([[0] * (5 - len(text)) + text for text in texts])
-        told = {"guidance_scale": 1.0, "do_sample": True, **options}
+        call = {"guidance_scale": 1.0, "do_sample": True, **options}
         return janus.generate(
-            input_ids=ids, attention_mask=(ids != 0).long(), generation_mode="image", **told
+            input_ids=ids, attention_mask=(ids != 0).long(), generation_mode="image", **call
         )
 
     yield "janus", janus, draw_janus
@@ -107,8 +108,8 @@ def _tiny_models() -> Iterator[tuple[str, Any, Draw]]:
         def draw(rows: int, *, family: Any = family, model: Any = model, **options: Any) -> Tensor:
             ids, mask = family.prompts(4)
             ids, mask = (torch.cat((one, one))[:rows] for one in (ids, mask))
-            told = {"do_sample": True, "top_k": 0, **options}
-            return model.generate(input_ids=ids, attention_mask=mask, **told)
+            call = {"do_sample": True, "top_k": 0, **options}
+            return model.generate(input_ids=ids, attention_mask=mask, **call)
 
         yield name, model, draw
 

@@ -1,11 +1,11 @@
-"""Compile every kernel for GPUs that are not here, and count what it spills.
+"""Compile every kernel for GPUs that need not be present, and count register spills.
 
     python bench/compile_kernels.py                 # all targets, a table, exit 1 on a spill
     python bench/compile_kernels.py --target sm_90  # one of sm_80, sm_90, sm_100, gfx942
 
-The operations are called as the sampler calls them; what they would have launched is recorded and
-compiled ahead of time instead. So what is checked is what ships: these kernels, with these block
-sizes and warps, and no copy of them.
+The operations are called as the sampler calls them; their launches are recorded and compiled ahead
+of time instead of run. So the check covers what ships: these kernels with these block sizes and
+warps.
 """
 
 from __future__ import annotations
@@ -30,8 +30,8 @@ from triton.backends.compiler import GPUTarget
 from triton.compiler import ASTSource
 from triton.runtime.jit import JITFunction
 
-from sjd2.kernels import Rules, Shifts, Verdict, Window, _triton
-from sjd2.kernels._triton import launch
+from sjd2.kernels import Rules, Shifts, Verdict, Window, tiles
+from sjd2.kernels import triton as kernels
 
 TARGETS = {
     "sm_80": GPUTarget("cuda", 80, 32),
@@ -51,7 +51,7 @@ TYPES = {
 
 @dataclass
 class Launch:
-    """A kernel and what one call of an operation asked of it."""
+    """A kernel and the arguments of one launch."""
 
     label: str
     kernel: JITFunction[Any]
@@ -61,7 +61,7 @@ class Launch:
 
 @dataclass
 class Compiled:
-    """What a launch needs of a GPU."""
+    """The resources of a compiled launch."""
 
     registers: int  # per thread
     shared: int  # bytes per block
@@ -69,7 +69,7 @@ class Compiled:
 
 
 def recorded(label: str, call: Callable[[], object]) -> list[Launch]:
-    """What an operation launches."""
+    """The launches of an operation."""
     launches: list[Launch] = []
 
     def record(self: JITFunction[Any], *arguments: Any, grid: Any, warmup: bool, **options: Any):
@@ -106,15 +106,13 @@ def launches() -> Iterator[Launch]:
     cache = torch.zeros(rows, heads, 512, size, dtype=torch.bfloat16)
     new = torch.zeros(rows, slots, heads, size, dtype=torch.bfloat16).transpose(1, 2)
     lengths, rows_kept = torch.zeros(rows, dtype=torch.int64), torch.arange(2)
-    yield from recorded("bf16", lambda: _triton.kv_append(cache, cache, new, new, lengths))
-    yield from recorded("scrub", lambda: _triton.kv_truncate(lengths, lengths, (cache,), slots))
-    yield from recorded("bf16", lambda: _triton.kv_compact(cache, rows_kept, lengths))
+    yield from recorded("bf16", lambda: kernels.kv_append(cache, cache, new, new, lengths))
+    yield from recorded("", lambda: kernels.kv_truncate(lengths, lengths))
+    yield from recorded("bf16", lambda: kernels.kv_compact(cache, rows_kept, lengths))
     window = _window(rows, slots, 16384, 1)
     verdict = Verdict(lengths, lengths, window.tokens.contiguous(), window)
     pictures = torch.zeros(rows, 1024, dtype=torch.int64)
-    yield from recorded(
-        "W=96", lambda: _triton.commit_window(verdict, lengths, pictures, lengths, lengths)
-    )
+    yield from recorded("W=96", lambda: kernels.commit_window(verdict, lengths, pictures, lengths))
     for dtype in (torch.float32, torch.bfloat16):
         yield from _embed(dtype, window.fed)
 
@@ -125,12 +123,12 @@ def _embed(dtype: torch.dtype, tokens: Tensor) -> Iterator[Launch]:
     where = torch.zeros(len(tokens), dtype=torch.int64)
     noise = {"timestep": level, "mean": mean, "std": mean, "time_embedding": time}
     name = TYPES[dtype]
-    yield from recorded(f"{name} clean", lambda: _triton.noisy_embed(tokens, table))
+    yield from recorded(f"{name} clean", lambda: kernels.noisy_embed(tokens, table))
     yield from recorded(
         f"{name} noisy",
-        lambda: _triton.noisy_embed(tokens, table, seed=where, position=where, copies=2, **noise),
+        lambda: kernels.noisy_embed(tokens, table, seed=where, position=where, copies=2, **noise),
     )
-    yield from recorded(name, lambda: _triton.denoise_step(time, time, level, level))
+    yield from recorded(name, lambda: kernels.denoise_step(time, time, level, level))
 
 
 def _verify(
@@ -142,7 +140,7 @@ def _verify(
     where = torch.zeros(images, dtype=torch.int64)
     return recorded(
         label,
-        lambda: _triton.verify_window(
+        lambda: kernels.verify_window(
             logits,
             window or _window(images, width, vocab, copies),
             rules,
@@ -159,7 +157,7 @@ def _verify(
 def _correct(label: str, vocab: int, rules: Rules, grammar: bool) -> Iterator[Launch]:
     images, width, rank = 2, 96, 192
     scored = _window(images, width, vocab, 2 if rules.guidance_scale != 1 else 1)
-    law = torch.zeros(images, width, vocab)
+    corrected_logits = torch.zeros(images, width, vocab)
     state, tokens = torch.zeros(images, width, rank), torch.zeros(images, 672).long()
     features, output = torch.zeros(8 * (vocab + 1), rank), torch.zeros(vocab, rank)
     shifts = Shifts(features, torch.arange(1, 9), output)
@@ -167,15 +165,15 @@ def _correct(label: str, vocab: int, rules: Rules, grammar: bool) -> Iterator[La
     forced = torch.full((576,), -1) if grammar else None
     yield from recorded(
         label,
-        lambda: _triton.activate_window(state, tokens, shifts, position=where, grammar=forced),
+        lambda: kernels.activate_window(state, tokens, shifts, position=where, grammar=forced),
     )
     inner = (state, state, tokens, shifts, rules)
     at = {"seed": where, "position": where, "iteration": 7, "grammar": forced}
-    corrected = scored._replace(law=law, is_corrected=True)
+    corrected = scored._replace(draft_logits=corrected_logits, is_processed=True)
     for window in (scored, corrected):
-        again = partial(_triton.correct_window, window, scored, *inner, correction=1, **at)
-        yield from recorded(f"{label} {'again' if window.is_corrected else ''}", again)
-    # The verification that comes next reads a corrected law.
+        again = partial(kernels.correct_window, window, scored, *inner, correction=1, **at)
+        yield from recorded(f"{label} {'again' if window.is_processed else ''}", again)
+    # The verification that comes next reads a corrected distribution.
     yield from _verify(f"{label} corrected", vocab, rules, grammar, corrected)
 
 
@@ -241,8 +239,8 @@ def _of_amd(assembly: str, shared: int) -> Compiled:
 
 def table_of(name: str) -> tuple[list[str], int]:
     """The lines of a target, and how many of its launches spill."""
-    # The number of warps that the launch code would choose there.
-    launch.WARP_SIZE = TARGETS[name].warp_size
+    # The launch code then chooses the warps of that GPU.
+    tiles.WARP_SIZE = TARGETS[name].warp_size
     lines, spilling = [], 0
     for one in launches():
         needs = compile_for(TARGETS[name], one)

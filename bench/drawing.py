@@ -1,4 +1,4 @@
-"""What the tables of methods share: a model that draws held-out captions, rows, result files."""
+"""Shared by the tables of methods: a model that draws held-out captions, rows, result files."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ from sjd2.pictures.loading import load
 from sjd2.sampler.presets import PRESETS
 
 ROOT = Path(__file__).resolve().parent.parent
-# SJD without what a model may carry.
+# SJD without companions that a model may carry.
 METHODS: dict[str, dict[str, Any]] = {
     preset.label: {**preset.settings, "corrector": None}
     for preset in PRESETS.values()
@@ -47,7 +47,7 @@ class Row:
     pictures: int
 
     def cells(self) -> list[str]:
-        """The line as text."""
+        """The row as text."""
         return [
             self.method,
             str(self.window),
@@ -59,12 +59,12 @@ class Row:
 
 
 class Bench:
-    """The model, the captions, and how both are put together.
+    """A model and the captions that it draws.
 
     Args:
         captions: how many, held out of the training of the embedded model.
         device: where to draw.
-        weights: "demo", or the folder of a model that was made of it.
+        weights: "demo", or the folder of a model that was fine-tuned from it.
         seeds: pictures of each caption.
     """
 
@@ -75,7 +75,7 @@ class Bench:
         self.guidance = self.model.generation_config.guidance_scale
 
     def generate(self, captions: Sequence[str], **options: Any) -> torch.Tensor:
-        """Image tokens of the captions, by whatever `generate` the model has at the moment."""
+        """Image tokens of the captions, by the model's current `generate`."""
         return self.model.generate(
             **self.pipeline.inputs(captions),
             generation_mode="image",
@@ -110,7 +110,7 @@ def share_of(passed: int, pictures: int) -> str:
 
 
 def environment(model: Any) -> dict[str, Any]:
-    """What the numbers were measured on."""
+    """The machine and versions that the numbers were measured with."""
     on_gpu = model.device.type == "cuda"
     return {
         "device": torch.cuda.get_device_name() if on_gpu else platform.processor() or "cpu",
@@ -125,7 +125,7 @@ def environment(model: Any) -> dict[str, Any]:
 
 
 def machine(where: dict[str, Any]) -> str:
-    """What `environment` found, in a few words."""
+    """The result of `environment` as text."""
     threads = "1 thread" if where["threads"] == 1 else f"{where['threads']} threads"
     return (
         f"{where['cores']} cores, {threads}, torch {where['torch']}, "
@@ -140,7 +140,7 @@ def table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
 
 
 def put_between(path: Path, name: str, text: str) -> None:
-    """Replace what stands between the markers of that name in a Markdown file."""
+    """Replace the text between the markers of that name in a Markdown file."""
     start, end = f"<!-- {name}: start -->", f"<!-- {name}: end -->"
     before, rest = path.read_text().split(start)
     after = rest.split(end)[1]
@@ -148,12 +148,12 @@ def put_between(path: Path, name: str, text: str) -> None:
 
 
 class Results:
-    """Rows on disk, each as soon as it is known, so that a run can go on.
+    """Rows on disk, each written as soon as it is measured, so that a run can be resumed.
 
     Args:
         path: JSON file.
-        facts: what else belongs into it.
-        resume: whether to keep the rows that are there.
+        facts: further entries of the file.
+        resume: whether to keep the rows of an existing file.
     """
 
     def __init__(self, path: Path, facts: dict[str, Any], resume: bool) -> None:
@@ -165,7 +165,7 @@ class Results:
         path.parent.mkdir(parents=True, exist_ok=True)
 
     def row(self, of: dict[str, Any], draw: Any) -> None:
-        """Keep the row of these settings: one that is known, or what `draw` gives."""
+        """Add the row of these settings: the known one, or a new one from `draw`."""
         row = next((row for row in self.known if of.items() <= row.items()), None)
         if row is None:
             made = draw()
@@ -173,5 +173,5 @@ class Results:
         else:
             self.known.remove(row)
         self.found["rows"].append(row)
-        # With what is known and not asked for yet: a run that is stopped loses none of it.
+        # Known rows that are still to come are written too, so that stopping loses none.
         write_json(self.path, {**self.found, "rows": self.found["rows"] + self.known})

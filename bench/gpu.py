@@ -37,7 +37,7 @@ def sanitizer_is_clean() -> bool:
     from shutil import which
 
     if which("compute-sanitizer") is None:
-        print("compute-sanitizer is not installed: memory checks are left out")
+        print("compute-sanitizer is not installed: memory checks are skipped")
         return True
     tests = "tests/kernels/test_triton_parity.py"
     command = ["compute-sanitizer", "--error-exitcode", "1", sys.executable, "-m", "pytest"]

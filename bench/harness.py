@@ -1,4 +1,4 @@
-"""What the kernel benchmarks share: the device, and timing with a cold cache.
+"""Shared by the kernel benchmarks: the device, and timing with a cold cache.
 
 Every benchmark runs one operation in several implementations on the same inputs, asserts that the
 result is right before it takes the time, and leaves its figures in pytest-benchmark's `extra_info`:
@@ -27,7 +27,7 @@ def implementations(eager: Callable[..., Any], triton: Callable[..., Any]) -> di
 
 
 def skip_without(name: str) -> None:
-    """Skips an implementation that cannot run here: the CPU only shows that a benchmark works."""
+    """Skips implementations that are timed on a GPU only: the CPU only tests the benchmark."""
     if DEVICE == "cpu" and name != "eager":
         pytest.skip(f"{name} is timed on a GPU only")
 
@@ -35,7 +35,7 @@ def skip_without(name: str) -> None:
 def median_microseconds(call: Callable[[], object]) -> tuple[float, bool]:
     """Time on the device, every call with a cold L2, and whether a CUDA graph was replayed.
 
-    A graph leaves the host's share out; what cannot be captured is timed as it is launched.
+    A graph excludes the host's time; a call that cannot be captured is timed as it is launched.
     """
     for _ in range(_WARM_UP):
         call()

@@ -27,6 +27,7 @@ if TYPE_CHECKING:
         new_corrector,
         restore,
     )
+    from sjd2.pictures.generator import ImageGenerator
     from sjd2.pixels.vqgan import load_vq_decoder
     from sjd2.sampler import DecodingStats
 
@@ -35,6 +36,7 @@ __version__ = "0.1.0"
 __all__ = [
     "DecodingConfig",
     "DecodingStats",
+    "ImageGenerator",
     "__version__",
     "accelerate",
     "accelerated",
@@ -63,6 +65,7 @@ _HOMES = {
         *("accelerate", "accelerated", "decoding_stats"),
         *("new_adapter", "new_corrector", "restore"),
     ),
+    "sjd2.pictures.generator": ("ImageGenerator",),
     "sjd2.pixels.vqgan": ("load_vq_decoder",),
     "sjd2.sampler": ("DecodingStats",),
 }

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-import tempfile
+import base64
 from collections.abc import Iterator
-from pathlib import Path
+from html import escape
+from io import BytesIO
 from typing import Any
 
 import gradio as gr
@@ -12,6 +13,8 @@ from PIL import Image
 
 from sjd2.companions import find_companions
 from sjd2.config import checked_seed
+from sjd2.demo import WEIGHTS
+from sjd2.demo.captions import COLOUR_NAMES, RELATIONS, SHAPES
 from sjd2.models import family_of
 from sjd2.pictures.drawing import EXAMPLE, check_captions
 from sjd2.pictures.pipeline import Pipeline
@@ -21,9 +24,17 @@ from sjd2.watch import Trace, film, live
 
 HOST = "127.0.0.1"  # this machine only: the page has no authentication
 _SIDE = 384  # pixels of a picture on the page, about
-_STYLE = "footer { display: none !important }"
+_STYLE = """
+footer { display: none !important }
+.shown img { width: 100%; max-width: 384px }
+/* Where the film is wider than the page, it keeps its size, for it has small letters. */
+.film { overflow-x: auto }
+.film img { max-width: none }
+.film p { display: none }
+@media (max-width: 780px) { .film p { display: block } }
+"""
 
-Shown = tuple[Image.Image, Image.Image, str]
+Shown = tuple[str, str, str]  # picture and heat map as HTML, the counter
 
 
 class Page:
@@ -39,42 +50,38 @@ class Page:
         self.methods = choose_presets(None, self.companions)
         usual = "corrected-gumbel" if "corrected-gumbel" in self.methods else "gumbel"
         self.usual = usual
-        self._folder = tempfile.TemporaryDirectory(prefix="sjd2-app-")
 
     def draw(
         self, caption: str, method: str, window: Any, seed: Any, guidance: Any
-    ) -> Iterator[Shown]:
-        """Picture, heat map and counter while decoding proceeds.
+    ) -> Iterator[tuple[str, ...]]:
+        """Picture, heat map and counter while decoding proceeds; what a race has left is cleared.
 
         Raises:
             gr.Error: an invalid value; the page shows the message.
         """
         try:
             for trace in self._live(caption, method, window, seed, guidance):
-                yield _shown(trace)
+                yield (*_shown(caption, trace), "", "", "")
         except (ValueError, TypeError, OSError) as error:
             raise gr.Error(str(error), print_exception=False) from error
 
     def race(
         self, caption: str, method: str, window: Any, seed: Any, guidance: Any
-    ) -> Iterator[tuple[Any, ...]]:
+    ) -> Iterator[tuple[str, ...]]:
         """As `draw`, then ar's picture and counter, then the film of both.
 
         Raises:
             gr.Error: as `draw`.
         """
         try:
-            shown: tuple[Any, ...] = ()
+            shown: tuple[str, ...] = ()
             for trace in self._live(caption, method, window, seed, guidance):
-                shown = _shown(trace)
-                yield (*shown, None, "", None)
+                shown = _shown(caption, trace)
+                yield (*shown, "", "", "")
             for slow in self._live(caption, BASELINE, window, seed, guidance):
-                picture, _, counter = _shown(slow)
-                yield (*shown, picture, counter, None)
-            path = Path(self._folder.name) / f"{len(list(Path(self._folder.name).iterdir()))}.gif"
-            with path.open("wb") as file:
-                film(caption, slow, trace).write_gif(file)
-            yield (*shown, picture, counter, str(path))
+                picture, _, counter = _shown(caption, slow)
+                yield (*shown, picture, counter, "")
+            yield (*shown, picture, counter, _film(caption, slow, trace))
         except (ValueError, TypeError, OSError) as error:
             raise gr.Error(str(error), print_exception=False) from error
 
@@ -96,15 +103,37 @@ class Page:
             guidance_scale=float(guidance),
         )
 
+    def subject(self) -> str:
+        """What can be drawn."""
+        if getattr(self.pipeline.model, "name_or_path", "") != str(WEIGHTS):
+            return "This model draws what the caption says; write it as you would say it."
+        return (
+            f"The embedded model draws shapes ({', '.join(SHAPES)}) in colours "
+            f"({', '.join(COLOUR_NAMES)}) on textured grounds: one to three alike, or two that "
+            f"differ, one {', '.join(RELATIONS[:-1])} or {RELATIONS[-1]} the other. For example: "
+            f"{EXAMPLE}"
+        )
+
+    def does(self, method: str) -> str:
+        """What a method does."""
+        return f"{self.methods[method].label}: {self.methods[method].does}"
+
     def blocks(self) -> gr.Blocks:
         """The page itself."""
         guidance = self.pipeline.model.generation_config.guidance_scale or 1.0
         names = [(self.methods[name].label, name) for name in self.methods if name != BASELINE]
         with gr.Blocks(title="sjd2", analytics_enabled=False) as page:
             gr.Markdown("# sjd2: watch a picture being decoded")
+            gr.Markdown(self.subject(), elem_id="subject")
             with gr.Row():
-                caption = gr.Textbox(EXAMPLE, label="caption", scale=4, elem_id="caption")
-                method = gr.Dropdown(names, value=self.usual, label="method", elem_id="method")
+                # Wide enough for its longest line; a narrow page puts one below the other.
+                caption = gr.Textbox(
+                    EXAMPLE, label="caption", scale=3, min_width=340, elem_id="caption"
+                )
+                method = gr.Dropdown(
+                    names, value=self.usual, label="method", min_width=240, elem_id="method"
+                )
+            does = gr.Markdown(self.does(self.usual), elem_id="does")
             with gr.Row():
                 window = gr.Number(32, precision=0, label="window", elem_id="window")
                 seed = gr.Number(0, precision=0, label="seed", elem_id="seed")
@@ -114,24 +143,23 @@ class Page:
             with gr.Row():
                 with gr.Column():
                     gr.Markdown("accelerated")
-                    picture = _image("picture")
+                    picture = _empty("picture")
                     counter = gr.Markdown(elem_id="counter")
                 with gr.Column():
                     gr.Markdown("when each token was accepted: dark is early")
-                    heat = _image("heat")
+                    heat = _empty("heat")
                 with gr.Column():
                     gr.Markdown("ar, token by token")
-                    slow = _image("slow")
+                    slow = _empty("slow")
                     slow_counter = gr.Markdown(elem_id="slow-counter")
-            gif = gr.Image(
-                label="the race", type="filepath", format="gif", interactive=False, elem_id="film"
-            )
+            gif = _empty("film", "film")
             inputs = [caption, method, window, seed, scale]
+            outputs = [picture, heat, counter, slow, slow_counter, gif]
             # There is one model: a second request waits.
             shared = {"concurrency_limit": 1, "concurrency_id": "model", "show_progress": "hidden"}
-            draw.click(self.draw, inputs, [picture, heat, counter], **shared)
-            outputs = [picture, heat, counter, slow, slow_counter, gif]
+            gr.on([draw.click, caption.submit], self.draw, inputs, outputs, **shared)
             race.click(self.race, inputs, outputs, **shared)
+            method.change(self.does, method, does, show_progress="hidden")
         return page
 
 
@@ -144,7 +172,8 @@ def serve(
         pipeline: whose model draws.
         port: to listen at; None is a free one.
         opens_browser: whether to open a browser.
-        waits: return when interrupted; otherwise at once, and the page stays until it is closed.
+        waits: print the address and return when interrupted; otherwise return at once, and the page
+            stays until it is closed.
 
     Returns:
         The page and its address.
@@ -160,27 +189,49 @@ def serve(
         server_port=port,
         share=False,
         inbrowser=opens_browser,
-        prevent_thread_lock=not waits,
-        quiet=not waits,
+        prevent_thread_lock=True,
+        quiet=True,  # it would advise to share the page with everybody
         theme=gr.themes.Default(**fonts),
         css=_STYLE,
     )
+    if waits:
+        print(f"{address}  (Ctrl-C ends it)", flush=True)
+        page.block_thread()
     return page, address
 
 
-def _image(name: str) -> gr.Image:
-    # Its own label would cover a corner of the picture.
-    return gr.Image(
-        label=name, show_label=False, type="pil", format="png", interactive=False, elem_id=name
-    )
+def _empty(name: str, style: str = "shown") -> gr.HTML:
+    """Where a picture will be."""
+    return gr.HTML(elem_id=name, elem_classes=style, padding=False)
 
 
-def _shown(trace: Trace) -> Shown:
+def _shown(caption: str, trace: Trace) -> Shown:
     now, tokens, total = trace.forwards, trace.committed(trace.forwards), trace.committed_at.size
     counter = (
         f"**{now} forwards** · {tokens} of {total} tokens · {tokens / now:.1f} tokens per forward"
     )
-    return _large(trace.picture_at(now)), _large(trace.heat_map()), counter
+    picture = _html(_large(trace.picture_at(now)), caption)
+    heat = _html(_large(trace.heat_map()), f"when each token was accepted: {caption}")
+    return picture, heat, counter
+
+
+def _html(picture: Image.Image, text: str) -> str:
+    """A picture in the page itself, with a text for those who do not see it."""
+    file = BytesIO()
+    picture.save(file, "PNG")
+    return _image("png", file, text)
+
+
+def _film(caption: str, slow: Trace, fast: Trace) -> str:
+    file = BytesIO()
+    film(caption, slow, fast).write_gif(file)
+    text = f"{caption}: {slow.forwards} forwards of ar beside {fast.forwards} of {fast.label}"
+    return f"<p>The race is wider than the page: scroll sideways.</p>{_image('gif', file, text)}"
+
+
+def _image(kind: str, file: BytesIO, text: str) -> str:
+    data = base64.b64encode(file.getvalue()).decode()
+    return f'<img alt="{escape(text)}" src="data:image/{kind};base64,{data}">'
 
 
 def _large(picture: Image.Image) -> Image.Image:

@@ -14,7 +14,7 @@ from sjd2.choices import Backend, Coupling, Start
 MethodName = Literal["auto", "sjd2", "sjd", "ar"]
 Verification = Literal["ratio", "gumbel"]
 Schedule = Literal["karras", "linear"]
-CorrectorPasses = int | Literal["sweep"]
+CorrectorPasses = int | Literal["sweep", "auto"]
 
 _T = TypeVar("_T")
 _LARGEST_SEED = 2**63 - 1
@@ -52,8 +52,8 @@ class DecodingConfig:
         method: "sjd2" (speculative Jacobi-denoising decoding; needs a denoising adapter), "sjd"
             (speculative Jacobi decoding), "ar" (the same sampler, one token a forward) or "auto"
             ("sjd2" where there is an adapter, else "sjd"; see `accelerate`).
-        window: slots fed in one forward, at least 2, or "auto": 64, and 32 on a CPU, where every
-            slot costs time. "ar" always uses 1.
+        window: slots fed in one forward, at least 2, or "auto": as many as `auto_window` says for
+            the device and the rows of the batch. "ar" always uses 1.
         verify: "ratio" (the probabilistic criterion) or "gumbel" (same-seed mode: the very tokens
             that method "ar" draws from the same seed).
         coupling: what becomes of unaccepted drafts under "ratio": "maximal" keeps each as often as
@@ -64,13 +64,16 @@ class DecodingConfig:
         denoising_steps: forwards that "sjd2" takes from pure noise to a token, at least 1.
         schedule: how their noise levels are spaced, "karras" or "linear".
         corrector_passes: how often the corrector, if there is one, goes over a window between two
-            forwards: at least once, all columns at a time, or "sweep": one column after another.
+            forwards: at least once, all columns at a time, or "sweep": one column after another, or
+            "auto": 2 on a CPU, where passes are arithmetic, and 4 elsewhere, where they are
+            launches.
         exact: False makes "sjd2" follow the rules of the paper to the letter, to reproduce it. They
             are biased: what is drawn is no longer quite the model's.
         backend: "auto", "triton" or "eager"; see `sjd2 info`.
         seed: one int per image, or an int s meaning s, s + 1, ... for the images of a call, or
             None: one draw from torch's default generator, so `torch.manual_seed` works as usual.
-        progress: show a bar of committed tokens with the tokens per forward.
+        progress: show how many tokens are committed: a bar on a terminal, and elsewhere a line
+            every half minute.
         trace: record the iteration at which every token was committed.
 
     Raises:
@@ -85,7 +88,7 @@ class DecodingConfig:
     start: Start = "neighbour"
     denoising_steps: int = 4
     schedule: Schedule = "karras"
-    corrector_passes: CorrectorPasses = 2
+    corrector_passes: CorrectorPasses = "auto"
     exact: bool = True
     backend: Backend = "auto"
     seed: int | Sequence[int] | None = None
@@ -109,21 +112,54 @@ class DecodingConfig:
         if self.window != "auto":
             _check_at_least("window", self.window, 2, "'auto' or ")
         _check_at_least("denoising_steps", self.denoising_steps, 1)
-        if self.corrector_passes != "sweep":
-            _check_at_least("corrector_passes", self.corrector_passes, 1, "'sweep' or ")
+        if self.corrector_passes not in ("auto", "sweep"):
+            _check_at_least("corrector_passes", self.corrector_passes, 1, "'auto', 'sweep' or ")
         if isinstance(self.seed, Sequence):
             # A tuple of our own: the caller may go on to change a list.
             object.__setattr__(self, "seed", tuple(map(checked_seed, self.seed)))
         elif self.seed is not None:
             object.__setattr__(self, "seed", checked_seed(self.seed))
 
-    def slots(self, length: int, device: str) -> int:
-        """Slots of a window for pictures of `length` tokens on a type of device, such as "cpu"."""
+    def slots(self, length: int, device: str, rows: int = 1) -> int:
+        """Slots of a window for pictures of `length` tokens on a type of device, such as "cpu".
+
+        Args:
+            length: tokens in a picture.
+            device: type, as torch names it.
+            rows: fed in one forward; with guidance two for every picture.
+        """
         if self.method == "ar":
             return 1
         if self.window == "auto":
-            return min(32 if device == "cpu" else 64, length)
+            return min(auto_window(device, rows), length)
         return min(self.window, length)
+
+    def passes(self, device: str) -> int | Literal["sweep"]:
+        """Passes of a corrector on a type of device."""
+        if self.corrector_passes == "auto":
+            return 2 if device == "cpu" else 4
+        return self.corrector_passes
+
+
+def auto_window(device: str, rows: int) -> int:
+    """The window of "auto": a function of these two alone, never of a clock.
+
+    A forward costs about what one token costs until so many slots are fed in all; wider windows
+    save forwards, but cost more than they save. On a CPU, 128 slots (measured with the embedded
+    model, docs/scale.md), and never below 8, which are still faster than token by token there. On a
+    GPU, 256 slots (by the roofline of its arithmetic and its memory, not measured), down to one
+    slot a row, which is token by token.
+
+    Args:
+        device: type, as torch names it.
+        rows: fed in one forward, at least 1; with guidance two for every picture.
+
+    Returns:
+        Slots, 1 to 64.
+    """
+    if device == "cpu":
+        return max(8, min(64, 128 // rows))
+    return max(1, min(64, 256 // rows))
 
 
 def checked_seed(seed: object) -> int:

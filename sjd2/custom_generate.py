@@ -7,11 +7,14 @@ from typing import Any
 from weakref import WeakKeyDictionary
 
 import torch
+from transformers.utils import ModelOutput
 
 from sjd2.config import DecodingConfig, seeds_for
 from sjd2.models import ImageModel, family_of
+from sjd2.placement import bring
 from sjd2.protocol import Request
 from sjd2.sampler import DecodingStats, Method, decode, resolve
+from sjd2.sampler.logprobs import LogProbsChoice, checked_choice
 
 Seed = int | Sequence[int] | None
 
@@ -20,7 +23,11 @@ _LAST: WeakKeyDictionary[Any, DecodingStats] = WeakKeyDictionary()
 
 
 def answer(
-    family: ImageModel, request: Request, method: Method, seed: Seed
+    family: ImageModel,
+    request: Request,
+    method: Method,
+    seed: Seed,
+    output_logprobs: LogProbsChoice = False,
 ) -> tuple[Any, DecodingStats]:
     """Draw what a request asks for.
 
@@ -29,6 +36,7 @@ def answer(
         request: prompts and what is done to the logits.
         method: how to decode.
         seed: as in `DecodingConfig`; that of the method's settings is not looked at.
+        output_logprobs: keep log-probabilities, see `generate`.
 
     Returns:
         What `generate` returns, and what it took.
@@ -40,8 +48,14 @@ def answer(
     """
     if seed is None:
         seed = int(torch.randint(2**62, ()))
-    tokens, stats = decode(family, request, method, seeds_for(seed, request.images))
-    return request.finish(tokens), stats
+    seeds = seeds_for(seed, request.images)
+    tokens, stats = decode(family, request, method, seeds, logprobs=output_logprobs)
+    result = request.finish(tokens)
+    if isinstance(result, ModelOutput):
+        for name in ("logprobs", "model_logprobs"):
+            if (found := getattr(stats, name)) is not None:
+                result[name] = found
+    return result, stats
 
 
 def generate(
@@ -55,6 +69,7 @@ def generate(
     seed: Seed = None,
     image_sizes: Any = None,
     generation_mode: str = "image",
+    output_logprobs: LogProbsChoice = False,
     **model_kwargs: Any,
 ) -> Any:
     """A decoding loop for `model.generate(..., custom_generate=sjd2.generate)`.
@@ -73,6 +88,9 @@ def generate(
         seed: as in `DecodingConfig`.
         image_sizes: (height, width) of every picture in tokens, where the prompt does not say.
         generation_mode: "image".
+        output_logprobs: True keeps the log-probability of every token that is drawn, under the
+            distribution that it is drawn from; "both" also that under the model's own. They are in
+            `decoding_stats(model)`, and in what is returned with `return_dict_in_generate=True`.
         **model_kwargs: the attention mask, and what `generate` adds.
 
     Returns:
@@ -88,12 +106,14 @@ def generate(
     if not isinstance(config, DecodingConfig):
         raise TypeError(f"decoding is a {type(config).__name__}, must be a DecodingConfig")
     method = resolve(config)
+    checked_choice(output_logprobs)
     if generation_mode != "image":
         raise ValueError(f"generation_mode={generation_mode!r}: sjd2.generate draws images only")
     family = family_of(model)
     prepared = getattr(family, "prepared", None)
     if prepared is None:
         raise ValueError(f"a {type(model).__name__} draws by its own generate: use accelerate")
+    bring(model)
     request = prepared(
         input_ids,
         logits_processor,
@@ -103,7 +123,7 @@ def generate(
         **model_kwargs,
     )
     seed = config.seed if seed is None else seed
-    result, _LAST[model] = answer(family, request, method, seed)
+    result, _LAST[model] = answer(family, request, method, seed, output_logprobs)
     return result
 
 

@@ -16,7 +16,10 @@ from sjd2.config import DecodingConfig
 from sjd2.custom_generate import answer, last_stats
 from sjd2.kernels._dispatch import select
 from sjd2.models import family_of, inner_model
+from sjd2.models.backbone import own_attention
+from sjd2.placement import bring
 from sjd2.sampler import DecodingStats, Method, resolve
+from sjd2.sampler.logprobs import checked_choice
 
 M = TypeVar("M")
 
@@ -47,17 +50,25 @@ class Accelerated:
         return self.method.config
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
-        """Same arguments and result as the model's own `generate`, and `seed`."""
+        """Same arguments and result as the model's own `generate`, `seed` and `output_logprobs`.
+
+        The last is False, True or "both"; see `sjd2.generate`.
+        """
         family = family_of(self.model)
+        bring(inner_model(self.model))
         own_kwargs = dict(kwargs)
         seed = own_kwargs.pop("seed", self.method.config.seed)
+        logprobs = checked_choice(own_kwargs.pop("output_logprobs", False))
         request = family.request(*args, **own_kwargs)
         if request is None:
+            if logprobs:
+                raise ValueError("output_logprobs: the model's own generate answers this call")
             own = self.replaced or partial(type(self.model).generate, self.model)
             if not family.own_generation_mode:
                 own_kwargs.pop("generation_mode", None)
-            return own(*args, **own_kwargs)
-        result, self.stats = answer(family, request, self.method, seed)
+            with own_attention(family.backbone):
+                return own(*args, **own_kwargs)
+        result, self.stats = answer(family, request, self.method, seed, logprobs)
         return result
 
 
@@ -67,6 +78,7 @@ def accelerate(
     *,
     adapter: Adapter | str | Path | None = "auto",
     corrector: Corrector | str | Path | None = "auto",
+    force: bool = False,
     **options: Any,
 ) -> M:
     """Make `model.generate` draw pictures in several times fewer forwards.
@@ -80,9 +92,13 @@ def accelerate(
         adapter: the denoising adapter of method "sjd2": one of `new_adapter`, the folder of one,
             "auto" for the one that the model carries, if any (it was accelerated with it, or its
             weights were read from a folder with an adapter/ in it), or None for none. One that
-            "auto" finds is left out by method "auto" where it measured slower than none.
+            "auto" finds is left out by method "auto" where it measured slower than none, and, with
+            a warning, where it does not belong to these weights.
         corrector: what re-drafts windows between forwards: one of `new_corrector`, a folder, "auto"
             or None likewise. It changes speed only.
+        force: take an adapter or a corrector that is named although its fingerprint is of other
+            weights, such as those that these were quantised from or merged into. It may cost
+            speed, never exactness.
         **options: the settings by name, such as `window=32`; they overrule `config`.
 
     Returns:
@@ -105,7 +121,7 @@ def accelerate(
         >>> fast.equal(slow)
         True
     """
-    method, companions = method_of(model, config, adapter, corrector, **options)
+    method, companions = method_of(model, config, adapter, corrector, force=force, **options)
     return install(model, method, companions)
 
 
@@ -114,6 +130,8 @@ def method_of(
     config: DecodingConfig | None = None,
     adapter: Adapter | str | Path | None = "auto",
     corrector: Corrector | str | Path | None = "auto",
+    *,
+    force: bool = False,
     **options: Any,
 ) -> tuple[Method, Companions]:
     """How `accelerate` would let a model decode, and the companions that it found.
@@ -127,7 +145,7 @@ def method_of(
     select(settings.backend)
     hook = _hook(model)
     known = hook.companions if hook else None
-    companions = find_companions(model, family, adapter, corrector, known)
+    companions = find_companions(model, family, adapter, corrector, known, force=force)
     return resolve(settings, companions), companions
 
 
@@ -189,6 +207,9 @@ def restore(model: M) -> M:
 
     Returns:
         The same object, its `__dict__` as before `accelerate`.
+
+    Raises:
+        TypeError: it is no model at all.
     """
     hook = _hook(model)
     if hook is not None:
@@ -208,6 +229,7 @@ def accelerated(
     *,
     adapter: Adapter | str | Path | None = "auto",
     corrector: Corrector | str | Path | None = "auto",
+    force: bool = False,
     **options: Any,
 ) -> Iterator[M]:
     """`accelerate` for the length of a `with` block; afterwards all is as it was before.
@@ -215,7 +237,9 @@ def accelerated(
     Args and Raises: as `accelerate`.
     """
     with _undone(model):
-        yield accelerate(model, config, adapter=adapter, corrector=corrector, **options)
+        yield accelerate(
+            model, config, adapter=adapter, corrector=corrector, force=force, **options
+        )
 
 
 @contextmanager
@@ -241,6 +265,7 @@ def decoding_stats(model: object) -> DecodingStats:
     """The account of the last accelerated call of `model.generate`.
 
     Raises:
+        TypeError: it is no model at all.
         ValueError: the model is not accelerated, or has drawn nothing yet.
 
     Example:
@@ -264,5 +289,7 @@ def decoding_stats(model: object) -> DecodingStats:
 
 
 def _hook(model: object) -> Accelerated | None:
+    if not hasattr(model, "__dict__"):
+        raise TypeError(f"model is a {type(model).__name__}, must be a transformers model")
     hook = vars(model).get("generate")
     return hook if isinstance(hook, Accelerated) else None

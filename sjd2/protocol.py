@@ -10,6 +10,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple, Protocol, runtime_checkable
 
+import torch
 from PIL import Image
 from torch import Tensor, nn
 from transformers import Cache
@@ -63,6 +64,24 @@ class Prompt:
     # int64 [V], what processors know the image tokens as; None where images have ids of their own.
     vocabulary: Tensor | None = None
     past: Past | None = None  # what stands before `embeddings`
+    # int64 [P, R, S], the P positions that the model gives to every entry of a row, the picture's
+    # among them; None where an entry's position is its number.
+    positions: Tensor | None = None
+
+
+def positions_of(known: Tensor | None, entries: Tensor) -> Tensor:
+    """The model's positions of entries [R, W]: [R, W], or [P, R, W] where [P, R, S] are known."""
+    if known is None:
+        return entries
+    # A window may overrun the picture; what it holds there is never committed.
+    at = entries.clamp(max=known.shape[2] - 1)
+    return known.gather(2, at.expand(len(known), -1, -1))
+
+
+def extended(known: Tensor, entries: int) -> Tensor:
+    """Positions [P, R, S] of more entries: the last one goes on."""
+    last = known[:, :, -1:].expand(-1, -1, entries - known.shape[2])
+    return torch.cat((known, last), dim=2)
 
 
 @dataclass(frozen=True)
@@ -130,7 +149,7 @@ class ImageModel(Protocol):
 
         Args:
             embeddings: [R, W, D].
-            positions: int64 [R, W].
+            positions: int64 [R, W], or [P, R, W] of a prompt that has such.
             mask: bool [R, 1, W, S], True where a slot sees a cache entry.
             cache: takes the window's keys and values.
 

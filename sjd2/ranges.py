@@ -45,6 +45,7 @@ class Range:
             raise ValueError(f"{name}={value!r}: must be {self.wanted}{hint}")
 
 
+COUNT = Range(int, lambda n: n >= 1, "an integer of at least 1")
 RANGES = {
     "guidance_scale": Range(float, lambda g: g >= 1, "a number of at least 1 (1 = off)"),
     "temperature": Range(float, lambda t: t > 0, "a number above 0"),

@@ -33,8 +33,8 @@ _TEXT = {
 }
 
 
-def _loud(model: Any, embeddings: Any) -> Any:
-    """Fresh weights say next to nothing: louder, they give laws worth sampling from."""
+def louder(model: Any, embeddings: Any) -> Any:
+    """Fresh weights say next to nothing: louder, they give distributions worth sampling from."""
     with torch.no_grad():
         model.get_output_embeddings().weight *= 25
         embeddings.weight *= 5
@@ -72,7 +72,7 @@ def tiny_emu3(attention: str = "sdpa", codes: int = CODES) -> Emu3ForConditional
         attn_implementation=attention,
     )
     model = Emu3ForConditionalGeneration(config)
-    return _loud(model, model.get_input_embeddings())
+    return louder(model, model.get_input_embeddings())
 
 
 # Chameleon: special tokens by name; image ids interleaved with a word.
@@ -113,7 +113,7 @@ def tiny_chameleon(
         attn_implementation=attention,
     )
     model = ChameleonForConditionalGeneration(config)
-    return _loud(model, model.get_input_embeddings())
+    return louder(model, model.get_input_embeddings())
 
 
 @dataclass(frozen=True)
@@ -193,14 +193,14 @@ def replayed_log_probs(
         hidden = inner(input_ids=torch.cat((context, picture))[None, :-1]).last_hidden_state
         return model.lm_head(hidden[0, len(context) - 1 :])[:, sorted(family.image)]
 
-    laws = []
+    targets = []
     for prompt, picture in zip(prompts, pictures, strict=True):
-        law = logits(prompt[prompt != PAD], picture)
+        target = logits(prompt[prompt != PAD], picture)
         if scale != 1:
             bare = logits(prompt[-family.context :], picture)
-            law = bare + scale * (law - bare)
-        laws.append(law.log_softmax(-1))
-    return torch.stack(laws)
+            target = bare + scale * (target - bare)
+        targets.append(target.log_softmax(-1))
+    return torch.stack(targets)
 
 
 def mask_lifted(model: Any) -> Any:

@@ -56,7 +56,7 @@ def tiny_janus(attention: str = "sdpa") -> JanusForConditionalGeneration:
     )
     model = JanusForConditionalGeneration(config).eval()
     with torch.no_grad():
-        # Fresh weights say next to nothing: louder, they give laws worth sampling from.
+        # Fresh weights say next to nothing: louder, they give distributions worth sampling from.
         for weight in (*model.model.generation_head.parameters(),):
             weight *= 10
         for weight in (*model.model.generation_aligner.parameters(),):

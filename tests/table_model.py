@@ -1,8 +1,8 @@
 """A model small enough to be enumerated, behind the same protocol as the real ones.
 
-Its law depends on *every* token of the prefix, through a code that it reads back from the cache
-under the mask it is given. A stale entry that a mask shows, a row written at another row's offset
-or a wrong position therefore changes the law, and the statistics fail.
+Its distribution depends on *every* token of the prefix, through a code that it reads back from the
+cache under the mask it is given. A stale entry that a mask shows, a row written at another row's
+offset or a wrong position therefore changes the distribution, and the statistics fail.
 """
 
 from __future__ import annotations
@@ -13,16 +13,16 @@ from itertools import product
 import torch
 from torch import Tensor, nn
 
-from sjd2.kernels import Rules, _philox
-from sjd2.kernels._philox import Stream
-from sjd2.kernels.reference.target import target_log_probs
+from sjd2.kernels import Rules, philox
+from sjd2.kernels.philox import Stream
+from sjd2.kernels.target.eager import target_log_probs
 from sjd2.protocol import Geometry, Prompt, Request, Sampling
 
 PAD = 0  # prompt symbols follow the image tokens: symbol = vocab_size + prompt token
 
 
 class TableModel:
-    """Random laws over `vocab_size` tokens for pictures of `length` tokens.
+    """Random distributions over `vocab_size` tokens for pictures of `length` tokens.
 
     Args:
         vocab_size: image tokens.
@@ -51,9 +51,9 @@ class TableModel:
                 self.grammar[position] = token
         self.geometry = Geometry(length, 2, self.grammar)
 
-    def law_logits(self, code: Tensor) -> Tensor:
+    def next_logits(self, code: Tensor) -> Tensor:
         """The logits behind a prefix code, int64 of any shape S: float32 [*S, V]."""
-        noise = _philox.gumbel(code, torch.zeros_like(code), 0, Stream.EMBED, self.vocab_size)
+        noise = philox.gumbel(code, torch.zeros_like(code), 0, Stream.EMBED, self.vocab_size)
         return self.sharpness * noise
 
     def embedding_table(self) -> Tensor:
@@ -70,7 +70,7 @@ class TableModel:
         return torch.where(visible, (digits * weights)[:, None], 0).sum(-1)
 
     def logits(self, hidden: Tensor) -> Tensor:
-        return self.law_logits(hidden)
+        return self.next_logits(hidden)
 
     def request(self, *args, **kwargs):
         raise NotImplementedError("tests build their requests with make_request")
@@ -87,13 +87,13 @@ class TableModel:
         if sampling.guidance_scale != 1.0:
             bare = [PAD] * (len(prompt) - 1) + [prompt[-1]]
             codes += [self.prefix_code(bare, prefix) for prefix in prefixes]
-        logits = self.law_logits(torch.tensor(codes))[:, None].double()
+        logits = self.next_logits(torch.tensor(codes))[:, None].double()
         forced = None
         if self.grammar is not None:
             forced = torch.stack([self.grammar[len(prefix)] for prefix in prefixes])[:, None]
         return target_log_probs(logits, rules_of(sampling), forced).squeeze(1)
 
-    def picture_law(self, prompt: Sequence[int], sampling: Sampling) -> Tensor:
+    def picture_probabilities(self, prompt: Sequence[int], sampling: Sampling) -> Tensor:
         """Probability of every picture, float64 [V ** length], first token most significant."""
         log_p = torch.zeros(1, dtype=torch.float64)
         for depth in range(self.length):
@@ -129,19 +129,19 @@ def make_request(
 
 
 def picture_index(tokens: Tensor, vocab_size: int) -> Tensor:
-    """Number of each picture [B, length] in the order of `picture_law`."""
+    """Number of each picture [B, length] in the order of `picture_probabilities`."""
     weights = vocab_size ** torch.arange(tokens.shape[1] - 1, -1, -1)
     return (tokens * weights).sum(-1)
 
 
-def chi_square(tokens: Tensor, law: Tensor, vocab_size: int) -> tuple[float, int]:
-    """Pearson's statistic of pictures against their law, and its degrees of freedom.
+def chi_square(tokens: Tensor, target: Tensor, vocab_size: int) -> tuple[float, int]:
+    """Pearson's statistic of pictures against their distribution, and its degrees of freedom.
 
     Outcomes expected fewer than five times share one cell, as usual.
     """
-    counts = torch.bincount(picture_index(tokens, vocab_size), minlength=len(law)).double()
-    expected = law * len(tokens)
-    impossible = counts[law == 0].sum()
+    counts = torch.bincount(picture_index(tokens, vocab_size), minlength=len(target)).double()
+    expected = target * len(tokens)
+    impossible = counts[target == 0].sum()
     if impossible > 0:
         return float("inf"), 1
     common = expected >= 5

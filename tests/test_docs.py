@@ -121,6 +121,43 @@ def test_the_table_is_what_was_measured(page, report, monkeypatch):
     assert shown == getattr(bench_decode, report)(found)
 
 
+@pytest.fixture
+def docs_pictures(monkeypatch):
+    monkeypatch.syspath_prepend(str(ROOT / "bench"))
+    return importlib.import_module("docs_pictures")
+
+
+def test_the_pictures_are_those_of_the_model_that_ships(docs_pictures):
+    """Kills: a picture of weights, captions or a layout that are no longer there."""
+    kept = json.loads((docs_pictures.DOCS / docs_pictures.RECORD).read_text())
+    files = kept.pop("files")
+    stale = [name for name, value in docs_pictures.made_of().items() if kept[name] != value]
+    assert not stale, f"docs/*.png and docs/*.gif are stale ({', '.join(stale)}): make pictures"
+    for name in docs_pictures.NAMES:
+        assert docs_pictures.digest(docs_pictures.DOCS / name) == files[name], name
+
+
+@pytest.mark.slow
+def test_making_the_pictures_twice_gives_the_same(docs_pictures, tmp_path):
+    """Kills: seconds, or anything else that no two runs share, in a picture."""
+    docs_pictures.make(tmp_path / "one")
+    docs_pictures.make(tmp_path / "other")
+    for name in (*docs_pictures.NAMES, docs_pictures.RECORD):
+        one, other = (tmp_path / folder / name for folder in ("one", "other"))
+        assert one.read_bytes() == other.read_bytes(), name
+
+
+def test_the_tables_of_many_pictures_are_what_was_measured(monkeypatch):
+    """Kills: a figure changed by hand."""
+    monkeypatch.setattr(sys, "path", [str(ROOT / "bench"), *sys.path])
+    import bench_many
+
+    found = json.loads((ROOT / "bench" / "results" / "many-cpu.json").read_text())
+    start, end = "<!-- bench_many: start -->\n", "\n<!-- bench_many: end -->"
+    shown = (ROOT / "docs" / "scale.md").read_text().split(start)[1].split(end)[0]
+    assert shown == bench_many.report(found)
+
+
 def test_options_of_the_documents_are_those_of_the_library():
     """Kills: an option without a line, in the table or in the README's list."""
     from dataclasses import fields

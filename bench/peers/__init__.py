@@ -1,6 +1,6 @@
-"""Published decoders as presets of the same sampler: for comparison, and outside the package.
+"""Published decoders as presets of the same sampler, for comparison; not part of the package.
 
-Each is a rule that decides windows in the place of `verify_window`; the loop is the package's own.
+Each is a rule that decides windows in place of `verify_window`; the loop is the package's.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from .rules import grouping, gumbel_coupling, half_retention, retention, sjd
 
 
 def _peer(label: str, rule: Rule, *, is_exact: bool) -> Preset:
-    """As all these papers have it, random tokens enter the window."""
+    """As in all these papers, random tokens enter the window."""
     settings = {"method": "sjd", "start": "uniform", "coupling": "independent"}
     return Preset(label, settings, is_exact=is_exact, rule=rule)
 

@@ -1,6 +1,6 @@
 """The decision rules of published decoders, each a `Rule` of the sampler; eager operations only.
 
-Written from the papers; where a paper leaves something open, the docstring says what was taken.
+Written from the papers; where a paper leaves something open, the docstring says what is assumed.
 """
 
 from __future__ import annotations
@@ -11,20 +11,20 @@ import torch
 from torch import Tensor
 
 from sjd2.kernels import Coupling, DraftKind, Verdict, Window, verify_window
-from sjd2.kernels._philox import Stream
-from sjd2.kernels.reference.target import target_log_probs
-from sjd2.kernels.reference.verify_window import PhiloxDraws, decide, grammar_at, stored_at
+from sjd2.kernels.philox import Stream
+from sjd2.kernels.target.eager import target_log_probs
+from sjd2.kernels.verify_window.eager import PhiloxDraws, decide, grammar_at, stored_at
 from sjd2.sampler.drafts import Slots
 from sjd2.sampler.published import retain, with_tokens
 from sjd2.sampler.state import DecodingState
 
 
 def sjd(logits: Tensor, state: DecodingState, slots: Slots) -> Verdict:
-    """SJD: all that was not accepted is drawn again; random tokens enter, known for certain.
+    """SJD: all drafts that are not accepted are drawn again; random tokens enter as one-hot drafts.
 
-    The release gives a token that enters the law "this token": it is accepted with p(x), and
-    recovered from p without x. At batch 1 that is exact; the release cuts larger batches to their
-    slowest row, which is not, and not done here.
+    As in the release, a token x that enters has the draft distribution one-hot at x: it is
+    accepted with p(x), and otherwise recovered from p without x. That is exact. The release cuts a
+    batch to its slowest row, which is not exact and not done here.
 
     Source: Teng et al., arXiv 2410.01699.
     """
@@ -42,9 +42,9 @@ def gumbel_coupling(logits: Tensor, state: DecodingState, slots: Slots) -> Verdi
 def retention(logits: Tensor, state: DecodingState, slots: Slots) -> Verdict:
     """SJD++: behind the first rejection, drafts that pass the criterion themselves stay.
 
-    The others are drawn from p, not from the residual, and all are said to come from p: from the
-    second time on that a draft is turned down, a token is too likely where its draft was likely.
-    Which confidence lets a draft stay is taken to be the criterion itself.
+    The others are drawn from p instead of the residual, and all are labelled with p. So where a
+    draft was likely, its token is too likely from the second rejection on. The confidence at
+    which a draft stays is assumed to be the criterion itself.
 
     Source: Teng et al., arXiv 2512.07503.
     """
@@ -53,16 +53,15 @@ def retention(logits: Tensor, state: DecodingState, slots: Slots) -> Verdict:
     coupled = _verified(logits, state, window, "maximal")
     columns = torch.arange(window.width, device=logits.device)
     behind = columns >= verdict.accept_length[:, None]
-    # A residual never gives the token that was turned down, so equality means that it was kept.
+    # A residual never gives the rejected token, so equality means that the draft was kept.
     stays = behind & (coupled.tokens == window.tokens)
     return with_tokens(verdict, torch.where(stays, window.tokens, verdict.tokens))
 
 
 def half_retention(logits: Tensor, state: DecodingState, slots: Slots) -> Verdict:
-    """SJD2's rule on drafts that are tokens: what has a ratio of one half or more stays.
+    """SJD2's rule on drafts that are tokens: drafts with a ratio of at least one half stay.
 
-    Denoising is left out: it needs a model that was trained for it (`accelerate(exact=False)` has
-    both).
+    Without denoising, which needs a model trained for it (`accelerate(exact=False)` has both).
 
     Source: arXiv 2510.08994.
     """
@@ -73,10 +72,10 @@ def half_retention(logits: Tensor, state: DecodingState, slots: Slots) -> Verdic
 
 
 def grouping(logits: Tensor, state: DecodingState, slots: Slots) -> Verdict:
-    """GSD: the criterion compares a group of tokens of like probability, not the draft alone.
+    """GSD: the criterion compares a group of tokens of similar probability instead of the draft.
 
-    A group is the draft and the tokens that stand around it when p is sorted, nine in all (two of a
-    vocabulary too small for that); the residual is that of single tokens.
+    A group is the draft and its neighbours when p is sorted, nine tokens in all (two where the
+    vocabulary is too small for nine); the residual is that of single tokens.
 
     Source: So et al., arXiv 2508.07747.
     """
@@ -91,7 +90,7 @@ def grouping(logits: Tensor, state: DecodingState, slots: Slots) -> Verdict:
 
 
 class _SharedNoise(PhiloxDraws):
-    """Drafts of a position share their noise through all iterations; nothing else does."""
+    """Drafts of a position share their noise in all iterations; other draws do not."""
 
     def choose(self, weights: Tensor, rows: Tensor, columns: Tensor, stream: Stream) -> Tensor:
         if stream == Stream.DRAFT:
@@ -102,7 +101,7 @@ class _SharedNoise(PhiloxDraws):
 def _verified(
     logits: Tensor, state: DecodingState, window: Window, coupling: Coupling = "independent"
 ) -> Verdict:
-    """`verify_window` of another window than the state's, or under another coupling."""
+    """`verify_window` for another window than the state's, or with another coupling."""
     return verify_window(logits, window, replace(state.rules, coupling=coupling), **state.place)
 
 
@@ -115,12 +114,12 @@ def _decided(
     forced = None if grammar is None else grammar_at(grammar, position, logits.shape[1])
     rules = replace(state.rules, coupling="independent")
     log_p = target_log_probs(logits, rules, forced)
-    made = draws(at.pop("seed"), position, at.pop("iteration"))
+    made = draws(at.pop("seed"), position, at.pop("iteration"), at.pop("begun"))
     return decide(log_p, window, rules, made, **at)
 
 
 def _certain(window: Window) -> Window:
-    """Random drafts with the law of a token that is known for certain."""
+    """The window with its random drafts labelled one-hot."""
     is_random = window.kinds == DraftKind.UNIFORM
     return window._replace(kinds=window.kinds.masked_fill(is_random, int(DraftKind.ONEHOT)))
 
@@ -134,7 +133,7 @@ def _group_log_ratio(log_p: Tensor, window: Window) -> Tensor:
     first = (rank - size // 2).clamp(min=0, max=vocabulary - size)
     group = order.gather(-1, first + torch.arange(size, device=log_p.device))
     rows = torch.arange(len(log_p), device=log_p.device)[:, None, None]
-    full = window.law[rows, stored_at(window)[..., None], group].logsumexp(dim=-1)
+    full = window.draft_logits[rows, stored_at(window)[..., None], group].logsumexp(dim=-1)
     certain = torch.zeros_like(full)
     log_q = torch.where(window.kinds == DraftKind.FULL, full, certain)
     return log_p.gather(-1, group).logsumexp(dim=-1) - log_q

@@ -1,4 +1,4 @@
-"""How far a method's pictures are from the law of a model that can be enumerated."""
+"""How far a method's pictures are from the distribution of a model that can be enumerated."""
 
 from __future__ import annotations
 
@@ -27,14 +27,14 @@ def total_variation(preset: Preset, pictures: int, window: int = 5) -> tuple[flo
         The distance, and what chance alone shows on average for an exact rule.
     """
     model = TableModel(length=5)
-    law = model.picture_law(_PROMPT, Sampling(True))
+    target = model.picture_probabilities(_PROMPT, Sampling(True))
     method = preset.method(window=window, backend="eager")
-    counts = torch.zeros_like(law)
+    counts = torch.zeros_like(target)
     for first in range(0, pictures, _ROWS):
         seeds = range(first, min(first + _ROWS, pictures))
         request = make_request(model, [_PROMPT] * len(seeds), Sampling(True))
         tokens, _ = decode(model, request, method, seeds)
-        counts += torch.bincount(picture_index(tokens, model.vocab_size), minlength=len(law))
-    distance = (counts / pictures - law).abs().sum() / 2
-    chance = (2 * law * (1 - law) / (pi * pictures)).sqrt().sum() / 2
+        counts += torch.bincount(picture_index(tokens, model.vocab_size), minlength=len(target))
+    distance = (counts / pictures - target).abs().sum() / 2
+    chance = (2 * target * (1 - target) / (pi * pictures)).sqrt().sum() / 2
     return float(distance), float(chance)

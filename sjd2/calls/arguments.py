@@ -15,6 +15,7 @@ from transformers.generation import GenerationMode
 
 from sjd2.calls.checks import unpadded
 from sjd2.protocol import Past
+from sjd2.ranges import COUNT, RANGES
 
 # Arguments that upstream does not hand on to a custom decoding loop, or that change what the model
 # is fed; and what there is instead.
@@ -44,6 +45,9 @@ def refuse_arguments(arguments: Mapping[str, Any]) -> None:
     """
     if arguments.get("assistant_model") is not None:
         raise OtherGenerationError("assisted generation is not accelerated")
+    _check_sampling(arguments)
+    if (pictures := arguments.get("num_return_sequences")) is not None:
+        COUNT.check("num_return_sequences", pictures)
     for name, instead in _REFUSED.items():
         if not _asks_nothing(arguments.get(name)):
             raise ValueError(f"{name} cannot be honoured when an image is drawn: {instead}")
@@ -60,6 +64,7 @@ def refuse_settings(config: GenerationConfig, model_kwargs: Mapping[str, Any]) -
         OtherGenerationError: beam search and the like.
         ValueError: something that cannot be honoured.
     """
+    _check_sampling(vars(config))
     mode = config.get_generation_mode()
     if mode not in (GenerationMode.SAMPLE, GenerationMode.GREEDY_SEARCH):
         raise OtherGenerationError(f"{mode.value.replace('_', ' ')} is not accelerated")
@@ -77,6 +82,14 @@ def refuse_settings(config: GenerationConfig, model_kwargs: Mapping[str, Any]) -
         if name not in _PREPARED and not _asks_nothing(value):
             instead = f": {_REFUSED[name]}" if name in _REFUSED else ""
             raise ValueError(f"{name} cannot be honoured when an image is drawn{instead}")
+
+
+def _check_sampling(settings: Mapping[str, Any]) -> None:
+    """Refuse values that upstream would stumble over, or drop without a word."""
+    for name in ("temperature", "top_k", "top_p") if settings.get("do_sample") else ():
+        if settings.get(name) is not None:
+            hint = " (do_sample=False is greedy)" if name == "temperature" else ""
+            RANGES[name].check(name, settings[name], hint)
 
 
 def check_limit(name: str, limit: int | None, length: int, prompt: int = 0) -> None:

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 from torch import Tensor
 
-from sjd2.protocol import LogitsProcessor, PlacedProcessor, Sampling
+from sjd2.protocol import LogitsProcessor, PlacedProcessor, Prompt, Sampling
 from sjd2.ranges import RANGES
 
 
@@ -67,6 +69,39 @@ def check_room(prompt: int, length: int, positions: int) -> None:
         raise ValueError(
             f"input_ids: the prompt has {prompt} tokens; with an image of {length} tokens this "
             f"model has room for {positions - length}"
+        )
+
+
+def check_rope(config: Any, prompt: Prompt, length: int) -> None:
+    """See that rotary embeddings stay the same while pictures are drawn.
+
+    Longrope changes its frequencies where the longest row of a forward crosses a border. Rows that
+    advance each at their own pace, beside unconditional ones, would cross it at another time than
+    upstream's. (Dynamic scaling begins behind the positions that `check_room` allows.)
+
+    Args:
+        config: of the model's decoder.
+        prompt: what pictures are drawn under.
+        length: tokens of a picture.
+
+    Raises:
+        ValueError: they cross the border, or lie on both sides of it.
+    """
+    known = getattr(config, "rope_parameters", None) or {}
+    kinds = [kind for kind in known.values() if isinstance(kind, dict)] or [known]
+    if not any(kind.get("rope_type") == "longrope" for kind in kinds):
+        return
+    name = "original_max_position_embeddings"
+    border: Any = kinds[0].get(name) or getattr(config, name, 0)
+    rows = prompt.lengths.clone()
+    if prompt.past is not None:
+        rows[: len(prompt.past.lengths)] += prompt.past.lengths
+    shortest, longest = int(rows.min()), int(rows.max())
+    # The prompts may be fed without their last token.
+    if longest + length - 1 > border and shortest - 1 <= border:
+        raise ValueError(
+            f"input_ids: contexts of {shortest} to {longest} tokens, and pictures of {length}, lie "
+            f"on both sides of token {border}, where this model's longrope changes its frequencies"
         )
 
 

@@ -27,7 +27,7 @@ COMMANDS = {
     "app": "a local page to watch decoding on",
     "evaluate": "measure methods: forwards, seconds, memory and quality",
     "finetune": "train an adapter or a corrector, with which a model needs fewer forwards",
-    "convert": "convert an old checkpoint of Chameleon's picture decoder to safetensors",
+    "convert": "convert checkpoints of Chameleon's picture decoder and of Lumina-mGPT",
     "info": "versions, device and kernels",
 }
 

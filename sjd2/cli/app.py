@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 
 from sjd2.cli import arguments, values
+from sjd2.extras import missing
 
 _EXAMPLES = """\
 example:
@@ -28,7 +29,7 @@ def run(given: argparse.Namespace) -> int:
     try:
         from sjd2.app import serve
     except ImportError as error:
-        raise ValueError(f"the page needs more: pip install 'sjd2[app]' ({error})") from error
+        raise missing("the page", "app", error) from error
     from sjd2.cli import common
 
     serve(common.load_pipeline(given), given.port, opens_browser=not given.no_browser)

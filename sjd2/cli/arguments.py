@@ -1,4 +1,8 @@
-"""Groups of arguments that several commands share. Nothing here imports torch."""
+"""Groups of arguments that several commands share. Nothing here imports torch.
+
+What depends on the method has no default here: that of `DecodingConfig` counts, and what was given
+where it has no effect can be refused.
+"""
 
 from __future__ import annotations
 
@@ -17,13 +21,13 @@ def add_model(group: argparse._ActionsContainer) -> None:
         metavar="demo|FOLDER|HUB_ID",
         default=DEMO,
         help="the small embedded model, which knows coloured shapes on textured grounds, or a "
-        "Janus, Emu3, Lumina-mGPT or Anole (default: demo)",
+        "Janus, Emu3, GLM-Image, Lumina-mGPT or Anole (default: demo)",
     )
     group.add_argument(
         "--size",
         type=values.size,
         metavar="WIDTHxHEIGHT",
-        help="of the pictures in pixels, for Emu3 and Lumina-mGPT",
+        help="of the pictures in pixels, for Emu3, GLM-Image and Lumina-mGPT",
     )
     group.add_argument(
         "--vq-decoder",
@@ -94,13 +98,12 @@ def add_window(group: argparse._ActionsContainer) -> None:
         "--window",
         type=values.window,
         metavar="W",
-        default="auto",
-        help="tokens drafted per forward, at least 2 (default: 64, on a CPU 32)",
+        help="tokens drafted per forward, at least 2; under ratio the picture of a seed depends on "
+        "it (default: by the device and how many are drawn at a time)",
     )
     group.add_argument(
         "--start",
         choices=get_args(Start),
-        default="neighbour",
         help="first draft of a token (default: neighbour, drawn from the distribution beside it)",
     )
     add_backend(group)
@@ -125,5 +128,6 @@ def add_force(group: argparse._ActionsContainer) -> None:
 
 def add_printing(group: argparse._ActionsContainer, quiet: str = "the paths") -> None:
     """What is printed."""
+    group = group.add_mutually_exclusive_group()
     group.add_argument("--json", action="store_true", help="print one JSON object, nothing else")
     group.add_argument("--quiet", "-q", action="store_true", help=f"print {quiet}, nothing else")

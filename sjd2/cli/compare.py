@@ -41,9 +41,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(given: argparse.Namespace) -> int:
     """Draw by every method, write one picture, print a table."""
     from sjd2.cli import common
+    from sjd2.companions import find_companions
     from sjd2.files import check_target
+    from sjd2.models import family_of
     from sjd2.pictures.comparison import compare, comparison_picture, comparison_table
     from sjd2.pictures.files import file_name, picture_paths, write_picture
+    from sjd2.sampler.presets import choose_presets
 
     def announce(what: str) -> None:
         if not given.quiet:
@@ -55,6 +58,9 @@ def run(given: argparse.Namespace) -> int:
     check_target(path, force=given.force)
     pipeline = common.load_pipeline(given, given.captions)
     sampling = common.sampling_of(given)
+    companions = find_companions(pipeline.model, family_of(pipeline.model))
+    presets = choose_presets(given.methods, companions).values()
+    common.refuse_unused(given, [preset.method(companions) for preset in presets])
     contenders = compare(
         pipeline,
         given.captions,

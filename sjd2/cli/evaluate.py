@@ -56,21 +56,18 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--windows",
         metavar="W,W,...",
         type=values.several(values.tokens),
-        default=(16, 32, 64),
         help="slots (default: 16,32,64)",
     )
     measured.add_argument(
         "--guidances",
         metavar="G,G,...",
         type=values.several(values.guidance, or_none=True),
-        default=(1.0, 3.0, 5.0),
         help="of a curve, on the first batch (default: 1,3,5; none = no curve)",
     )
     measured.add_argument(
         "--temperatures",
         metavar="T,T,...",
         type=values.several(values.temperature, or_none=True),
-        default=(0.5, 1.0, 1.5),
         help="of a curve, on the first batch (default: 0.5,1,1.5; none = no curve)",
     )
     measured.add_argument("--batch", type=values.count, default=8, help=f"captions a call {usual}")
@@ -89,7 +86,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         required=True,
         metavar="FOLDER",
         help="for results.json, timings.json, results.md and report.html; an interrupted run "
-        "continues there",
+        "continues there, and one with other settings is refused",
     )
     arguments.add_printing(output, quiet="the path")
 
@@ -114,9 +111,12 @@ def run(given: argparse.Namespace) -> int:
     pipeline = common.load_pipeline(given, captions)
     model = pipeline.model
     companions = find_companions(model, family_of(model), *common.companions_of(given))
+    plan = _plan(given, pipeline, captions, companions)
+    methods = [preset.method(companions) for preset in plan.methods.values()]
+    common.refuse_unused(given, methods)
     found, timings = evaluate(
         pipeline,
-        _plan(given, pipeline, captions, companions),
+        plan,
         out,
         companions,
         _judges(given),
@@ -166,11 +166,11 @@ def _plan(
         captions=tuple(captions),
         seeds=tuple(seeds_for(given.seed, given.seeds)),
         methods=choose_presets(given.methods, companions),
-        windows=given.windows,
+        windows=given.windows or (16, 32, 64),
         guidance=given.guidance or usual.guidance_scale or 1.0,
         temperature=given.temperature or usual.temperature or 1.0,
-        guidances=given.guidances,
-        temperatures=given.temperatures,
+        guidances=(1.0, 3.0, 5.0) if given.guidances is None else given.guidances,
+        temperatures=(0.5, 1.0, 1.5) if given.temperatures is None else given.temperatures,
         batch=given.batch,
         sampling={name: value for name, value in sampling.items() if value is not None},
         backend=given.backend,

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, get_args
 from sjd2.cli import arguments, values
 from sjd2.config import Schedule
 from sjd2.demo import DEMO
+from sjd2.extras import missing
 
 if TYPE_CHECKING:
     from sjd2.finetune.corrector import CorrectorSettings
@@ -73,10 +74,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--denoising-steps",
         type=values.count,
         metavar="K",
-        default=4,
-        help=f"forwards from pure noise to a token {usual}",
+        help="forwards from pure noise to a token (default: 4)",
     )
-    parser.add_argument("--schedule", choices=get_args(Schedule), default="linear", help=usual)
+    parser.add_argument("--schedule", choices=get_args(Schedule), help="(default: linear)")
     parser.add_argument(
         "--evaluate-every", type=values.count, metavar="N", default=200, help=f"steps {usual}"
     )
@@ -86,11 +86,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(given: argparse.Namespace) -> int:
     """Train, write checkpoints and the result, print the measurements."""
+    _refuse_unused(given)
     # transformers' Trainer takes seconds to import, and needs accelerate.
     try:
         import sjd2.finetune.trainer  # noqa: F401
     except ImportError as error:
-        raise ValueError(f"fine-tuning needs more: pip install 'sjd2[train]' ({error})") from error
+        raise missing("fine-tuning", "train", error) from error
     import torch
 
     from sjd2.cli import common
@@ -118,6 +119,24 @@ def run(given: argparse.Namespace) -> int:
     return 0
 
 
+def _refuse_unused(given: argparse.Namespace) -> None:
+    """Refuse what was given and what this training has no use for.
+
+    Raises:
+        ValueError: names the option and the training.
+    """
+    kind = "--corrector" if given.corrector else "--full" if given.full else "an adapter"
+    unused = {
+        "--corrector": ("data", "full", "denoising_steps", "schedule"),
+        "--full": ("prompts", "rank"),
+        "an adapter": ("prompts",),
+    }
+    for name in unused[kind]:
+        if value := getattr(given, name):
+            option = f"--{name.replace('_', '-')}" + (f" {value}" if value is not True else "")
+            raise ValueError(f"{option}: has no effect with {kind}")
+
+
 def _read_captions(given: argparse.Namespace) -> tuple[list[str], list[Example]]:
     """The captions to learn from, and their pictures unless a corrector is trained.
 
@@ -131,7 +150,9 @@ def _read_captions(given: argparse.Namespace) -> tuple[list[str], list[Example]]
             raise ValueError("--corrector: needs --prompts, a text file with one caption per line")
         return _read_prompts(given.prompts), []
     if not given.data:
-        raise ValueError("--data is needed: captioned pictures to learn from")
+        raise ValueError(
+            "--data is needed: captioned pictures to learn from (or --corrector and --prompts)"
+        )
     examples = read_examples(given.data)
     return [example.caption for example in examples], examples
 
@@ -165,6 +186,7 @@ def _train(
         ValueError: too few captions, a picture that cannot be read, or a run in `--out` without
             `--resume`.
     """
+    from sjd2.cli import common
     from sjd2.finetune.data import picture_tokens
     from sjd2.finetune.objective import drawing_request
     from sjd2.finetune.trainer import finetune, finetune_corrector, split
@@ -183,18 +205,19 @@ def _train(
     sampling = {"generation_mode": "image", "do_sample": True}
     if given.guidance is not None:
         sampling["guidance_scale"] = given.guidance
+    shown = {"show_progress": common.shows_progress(given)}
     if corrector is not None:
         _, history = finetune_corrector(
-            model, family, learned, evaluated, sampling, out, corrector, given.resume
+            model, family, learned, evaluated, sampling, out, corrector, given.resume, **shown
         )
         return history
     tokens = None
     if denoiser.full:
         geometry = drawing_request(family, evaluated, sampling).geometry
         drawn = examples[:-held_out]
-        tokens = picture_tokens(family, processor, geometry, drawn, out / "tokens")
+        tokens = picture_tokens(family, processor, geometry, drawn, out / "tokens", **shown)
     _, history = finetune(
-        model, family, learned, evaluated, tokens, sampling, out, denoiser, given.resume
+        model, family, learned, evaluated, tokens, sampling, out, denoiser, given.resume, **shown
     )
     if denoiser.full and int(os.environ.get("RANK", 0)) == 0:
         model.save_pretrained(out)
@@ -212,8 +235,8 @@ def _denoiser_settings(given: argparse.Namespace) -> FinetuneSettings:
     return FinetuneSettings(
         **_training_settings(given, usual),
         full=given.full,
-        denoising_steps=given.denoising_steps,
-        schedule=given.schedule,
+        denoising_steps=given.denoising_steps or usual.denoising_steps,
+        schedule=given.schedule or usual.schedule,
     )
 
 

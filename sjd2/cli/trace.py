@@ -132,6 +132,7 @@ def _traces(
     Raises:
         ValueError: a method needs a companion that the model does not have.
     """
+    from sjd2.cli import common
     from sjd2.companions import find_companions
     from sjd2.models import family_of
     from sjd2.pictures.drawing import draw
@@ -140,7 +141,9 @@ def _traces(
 
     companions = find_companions(pipeline.model, family_of(pipeline.model))
     same = "gumbel" if companions.corrector is None else "corrected-gumbel"
-    settings = {"window": given.window, "start": given.start, "backend": given.backend}
+    given_settings = {"window": given.window, "start": given.start, "backend": given.backend}
+    settings = {name: value for name, value in given_settings.items() if value is not None}
+    settings["progress"] = common.shows_progress(given)
     traces = []
     for preset in choose_presets(given.methods or (BASELINE, same), companions).values():
         method = preset.method(companions, trace=True, **settings)

@@ -10,7 +10,7 @@ from typing import Any, TypeVar, get_args
 
 from sjd2.choices import PresetName
 from sjd2.config import checked_seed, nearest
-from sjd2.ranges import RANGES, Range
+from sjd2.ranges import COUNT, RANGES, Range
 
 T = TypeVar("T")
 PRESET_NAMES: tuple[str, ...] = get_args(PresetName)
@@ -36,7 +36,7 @@ def within(limits: Range) -> Any:
     return value(limits.kind, limits.__contains__, limits.wanted)
 
 
-count = value(int, lambda n: n >= 1, "an integer of at least 1")
+count = within(COUNT)
 positive = within(Range(float, lambda x: x > 0, "a number above 0"))
 guidance = within(RANGES["guidance_scale"])
 temperature = within(RANGES["temperature"])
@@ -77,8 +77,8 @@ def window(text: str) -> Any:
 
 
 def passes(text: str) -> Any:
-    """Passes of a corrector, or "sweep"."""
-    return text if text == "sweep" else count(text)
+    """Passes of a corrector, "auto" or "sweep"."""
+    return text if text in ("auto", "sweep") else count(text)
 
 
 def preset(text: str) -> str:

@@ -6,6 +6,7 @@ forwards. Neither changes what is drawn.
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -24,6 +25,7 @@ from sjd2.companions.files import (
     save_corrector,
     with_article,
 )
+from sjd2.placement import device_of
 from sjd2.protocol import ImageModel
 
 __all__ = [
@@ -107,6 +109,8 @@ def find_companions(
     adapter: Adapter | str | Path | None = "auto",
     corrector: Corrector | str | Path | None = "auto",
     known: Companions | None = None,
+    *,
+    force: bool = False,
 ) -> Companions:
     """The companions that a call asks for, seen to belong to the model, on its device.
 
@@ -115,7 +119,8 @@ def find_companions(
         family: of the model.
         adapter, corrector: one of them, its folder, "auto" for what the model carries, or None.
         known: what the model was given before; "auto" takes these first, then the folders beside
-            the model's weights.
+            the model's weights. One that cannot be used is left out, with a warning.
+        force: take the one that is named although it was trained on other weights.
 
     Raises:
         FileNotFoundError: there is none in the folder.
@@ -125,12 +130,12 @@ def find_companions(
     known = known or Companions()
     is_named = adapter != "auto"
     if adapter == "auto" and known.adapter is not None:
-        adapter, is_named = known.adapter, known.adapter_is_named
-    if corrector == "auto" and known.corrector is not None:
-        corrector = known.corrector
+        is_named = known.adapter_is_named
     return Companions(
-        _found(model, family, "adapter", Adapter, load_adapter, adapter),
-        _found(model, family, "corrector", Corrector, load_corrector, corrector),
+        _found(model, family, "adapter", Adapter, load_adapter, adapter, known.adapter, force),
+        _found(
+            model, family, "corrector", Corrector, load_corrector, corrector, known.corrector, force
+        ),
         is_named,
     )
 
@@ -142,18 +147,31 @@ def _found(
     wanted: type[C],
     load: Callable[[Path], C],
     given: Any,
+    known: C | None,
+    force: bool,
 ) -> C | None:
-    if isinstance(given, str) and given == "auto":
-        given = carried(model, kind)
+    is_auto = isinstance(given, str) and given == "auto"
+    if is_auto:
+        given = carried(model, kind) if known is None else known
     if given is None:
         return None
-    if isinstance(given, (str, Path)):
-        given = load(Path(given)).to(family.embedding_table().device)
-    if not isinstance(given, wanted):
-        raise TypeError(
-            f"{kind} is a {type(given).__name__}, must be a {wanted.__name__} or its folder"
+    try:
+        if isinstance(given, (str, Path)):
+            given = load(Path(given)).to(device_of(model))
+        if not isinstance(given, wanted):
+            raise TypeError(
+                f"{kind} is a {type(given).__name__}, must be a {wanted.__name__} or its folder"
+            )
+        check_base(given, kind, family, force=force and not is_auto)
+    except (FileNotFoundError, ValueError) as error:
+        if not is_auto:
+            raise
+        # It would change speed alone, so nobody should have to do without pictures for it.
+        warnings.warn(
+            f"{kind} is left out: {error} ({kind}=None leaves it out without this warning)",
+            stacklevel=5,
         )
-    check_base(given, kind, family)
+        return None
     return given
 
 
@@ -163,17 +181,35 @@ def carried(model: Any, kind: Kind) -> Path | None:
     return beside if (beside / f"{kind}.json").is_file() else None
 
 
-def check_base(companion: Companion, kind: Kind, family: ImageModel) -> None:
+def check_base(
+    companion: Companion, kind: Kind, family: ImageModel, *, force: bool = False
+) -> None:
     """See to it that an adapter or a corrector is used with the model that it was trained on.
+
+    Args:
+        companion: the adapter or corrector.
+        kind: which of them.
+        family: the model.
+        force: ask for a model of the same sizes only.
 
     Raises:
         ValueError: it is another model.
     """
+    table = family.embedding_table()
+    if isinstance(companion, Adapter):
+        fits = companion.layers == linear_layers(family.backbone)
+        fits &= companion.dimensions == table.shape[1]
+    else:
+        fits = (companion.shift.out_features, companion.beside.shape[1]) == tuple(table.shape)
+    if not fits:
+        raise ValueError(f"{kind}: made for a model with layers or a vocabulary of other sizes")
     mine = fingerprint(family.backbone)
-    if companion.base != mine:
+    if companion.base != mine and not force:
         raise ValueError(
             f"{kind}: trained on a model with fingerprint {companion.base}, this one has {mine}; "
-            f"load the weights it was trained on, or fine-tune {with_article(kind)} for these"
+            f"load the weights it was trained on, or fine-tune {with_article(kind)} for these; "
+            "quantised, half-precision or merged weights have fingerprints of their own: "
+            "force=True takes it for them"
         )
 
 

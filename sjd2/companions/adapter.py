@@ -12,6 +12,7 @@ import math
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from functools import partial
+from threading import get_ident
 from typing import Any
 
 import torch
@@ -22,10 +23,21 @@ FREQUENCIES = 32  # of the sines and cosines that a noise level is made of
 
 
 class Gate:
-    """Which inputs of the forward at hand are noise."""
+    """Which inputs of the forward at hand are noise.
+
+    Attributes:
+        noisy: bool [R, W]; None where all are clean.
+        thread: whose forwards these are, where others may run the same layers; None for all.
+    """
 
     def __init__(self) -> None:
-        self.noisy: Tensor | None = None  # bool [R, W]; None where all are clean
+        self.noisy: Tensor | None = None
+        self.thread: int | None = None
+
+    @property
+    def is_open(self) -> bool:
+        """Whether the forward that asks has noise among its inputs."""
+        return self.noisy is not None and self.thread in (None, get_ident())
 
 
 class Adapter(nn.Module):
@@ -114,7 +126,7 @@ class Adapter(nn.Module):
     def _update(
         self, key: str, gate: Gate, layer: nn.Module, inputs: tuple[Tensor, ...], output: Tensor
     ) -> Tensor:
-        if gate.noisy is None:
+        if gate.noisy is None or not gate.is_open:
             return output
         down, up = self.down[key].to(output.dtype), self.up[key].to(output.dtype)
         update = F.linear(F.linear(inputs[0], down), up)
@@ -123,12 +135,18 @@ class Adapter(nn.Module):
 
 
 def linear_layers(backbone: nn.Module) -> dict[str, tuple[int, int]]:
-    """(inputs, outputs) of every linear layer of a backbone, by name."""
-    return {
-        name: (module.in_features, module.out_features)
+    """(inputs, outputs) of every linear layer of a backbone, by name, without those of a LoRA."""
+    layers = {
+        without_lora(name): (module.in_features, module.out_features)
         for name, module in backbone.named_modules()
         if isinstance(module, nn.Linear)
     }
+    return {name: sizes for name, sizes in layers.items() if name is not None}
+
+
+def without_lora(name: str) -> str | None:
+    """What a layer or weight is called where peft's LoRA is not, None for what LoRA adds."""
+    return None if ".lora_" in name else name.replace(".base_layer", "")
 
 
 def _key(name: str) -> str:

@@ -110,10 +110,11 @@ class Corrector(nn.Module):
         # By what is in them: a fused optimiser changes weights and not their versions.
         sums = [float(weights.sum(dtype=torch.float64)) for weights in (table, self.beside)]
         made_of = (table.device, self.shift.weight.data_ptr(), *sums)
-        if self._made is None or self._made[0] != made_of:
+        made = self._made  # another thread may put its own there
+        if made is None or made[0] != made_of:
             offsets = torch.tensor(self.offsets, device=table.device)
-            self._made = made_of, Shifts(self.features(table), offsets, self.shift.weight)
-        return self._made[1]
+            made = self._made = made_of, Shifts(self.features(table), offsets, self.shift.weight)
+        return made[1]
 
     def __getstate__(self) -> dict[str, Any]:
         """Without what `shifts` can make again."""

@@ -7,6 +7,8 @@ from __future__ import annotations
 
 import hashlib
 import json
+from collections.abc import Iterator
+from operator import itemgetter
 from pathlib import Path
 from typing import Any, Literal, TypeVar
 
@@ -15,7 +17,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save
 from torch import Tensor, nn
 
-from sjd2.companions.adapter import Adapter
+from sjd2.companions.adapter import Adapter, without_lora
 from sjd2.companions.corrector import Corrector
 from sjd2.files import write_atomically, write_json
 
@@ -29,17 +31,41 @@ _SAMPLE = 64  # values of a tensor that its fingerprint looks at
 def fingerprint(backbone: nn.Module) -> str:
     """What a backbone's weights are recognised by, in any precision from bfloat16 on: hex digits.
 
-    A sample of every tensor is looked at, so that billions of weights take no time.
+    A sample of every tensor is looked at, so that billions of weights take no time. What peft's
+    LoRA adds is left out. Tensors whose values cannot be picked out, such as packed or offloaded
+    ones, count by their names and shapes.
     """
     digest = hashlib.sha256()
-    for name, tensor in sorted(backbone.state_dict().items()):
+    for name, tensor in sorted(_weights(backbone), key=itemgetter(0)):
+        digest.update(f"{name} {tuple(tensor.shape)}".encode())
+        digest.update(_sample(tensor))
+    return digest.hexdigest()[:32]
+
+
+def _weights(backbone: nn.Module) -> Iterator[tuple[str, Tensor]]:
+    """What `state_dict` lists of a model without LoRA.
+
+    That itself is not called: bitsandbytes unpacks weights for it, and not into what they were.
+    """
+    for path, module in backbone.named_modules(remove_duplicate=False):
+        kept = (one for one in module._buffers if one not in module._non_persistent_buffers_set)
+        tensors = {**module._parameters, **{name: module._buffers[name] for name in kept}}
+        for name, tensor in tensors.items():
+            known = without_lora(f"{path}.{name}" if path else name)
+            if known is not None and tensor is not None:
+                yield known, tensor
+
+
+def _sample(tensor: Tensor) -> bytes:
+    """Values spread over a tensor, ends included, in bfloat16's precision."""
+    try:
         flat = tensor.detach().flatten()
-        # Spread over the whole, ends included.
         chosen = torch.linspace(0, len(flat) - 1, min(_SAMPLE, len(flat)), dtype=torch.float64)
         values = flat[chosen.long().to(flat.device)].to(torch.bfloat16).float().cpu()
-        digest.update(f"{name} {tuple(tensor.shape)}".encode())
-        digest.update(values.numpy().tobytes())
-    return digest.hexdigest()[:32]
+        return values.numpy().tobytes()
+    except Exception:
+        # A tensor on "meta", or a subclass without these operations, which may raise anything.
+        return b"unread"
 
 
 def save_adapter(adapter: Adapter, folder: str | Path) -> None:
@@ -50,8 +76,11 @@ def save_adapter(adapter: Adapter, folder: str | Path) -> None:
     Args:
         adapter: of `sjd2.new_adapter` or `load_adapter`.
         folder: receives adapter.safetensors and adapter.json.
+
+    Raises:
+        TypeError: it is no adapter.
     """
-    _save(adapter, "adapter", Path(folder))
+    _save(adapter, Adapter, "adapter", Path(folder))
 
 
 def save_corrector(corrector: Corrector, folder: str | Path) -> None:
@@ -62,8 +91,11 @@ def save_corrector(corrector: Corrector, folder: str | Path) -> None:
     Args:
         corrector: of `sjd2.new_corrector` or `load_corrector`.
         folder: receives corrector.safetensors and corrector.json.
+
+    Raises:
+        TypeError: it is no corrector.
     """
-    _save(corrector, "corrector", Path(folder))
+    _save(corrector, Corrector, "corrector", Path(folder))
 
 
 def load_adapter(folder: str | Path) -> Adapter:
@@ -86,7 +118,9 @@ def load_corrector(folder: str | Path) -> Corrector:
     return _load(Corrector, "corrector", Path(folder))
 
 
-def _save(companion: Companion, kind: Kind, folder: Path) -> None:
+def _save(companion: Companion, wanted: type[Companion], kind: Kind, folder: Path) -> None:
+    if not isinstance(companion, wanted):
+        raise TypeError(f"{kind} is a {type(companion).__name__}, must be {with_article(kind)}")
     weights, config = _files(folder, kind)
     tensors = {
         name: value.detach().cpu().contiguous() for name, value in companion.state_dict().items()

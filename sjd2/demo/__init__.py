@@ -36,7 +36,7 @@ def load(
         model was not taught.
     Raises:
         ValueError: a file of the folder is missing, damaged, not this model's, or a pickle; the
-            message names it.
+            message names it. The device is not available.
 
     Example: what the processor understands, and whether a picture shows it.
 
@@ -55,6 +55,13 @@ def load(
 
     folder = Path(folder)
     _check_files(folder)
+    try:
+        torch.empty(0, device=torch.device(device))
+    except (RuntimeError, TypeError, AssertionError, NotImplementedError) as error:
+        reason = str(error).partition("\n")[0]
+        raise ValueError(
+            f"device={device!r}: not available; weights elsewhere are named by folder= ({reason})"
+        ) from error
     try:
         model, report = JanusForConditionalGeneration.from_pretrained(
             folder,

@@ -13,7 +13,6 @@ from typing import Any
 import torch
 import transformers
 from torch import Tensor
-from tqdm.auto import tqdm
 
 import sjd2
 from sjd2.companions import Companions, fingerprint
@@ -24,6 +23,8 @@ from sjd2.models import family_of
 from sjd2.pictures.drawing import Drawing, draw, verdicts
 from sjd2.pictures.files import write_picture
 from sjd2.pictures.pipeline import Pipeline
+from sjd2.placement import device_of
+from sjd2.progress import Progress
 
 # Of one call: what `decoding_stats` says of every picture, what was judged, what it cost.
 Account = dict[str, Any]
@@ -53,7 +54,7 @@ class Measurement:
         self._of_model = {
             "sjd2": sjd2.__version__,
             "model": fingerprint(self._backbone),
-            "device": str(self.model.device),
+            "device": str(device_of(self.model)),
             "dtype": str(self.model.dtype),
         }
         self._warm = False
@@ -69,11 +70,11 @@ class Measurement:
         units = list(self.plan.units())
         total = sum(len(unit.captions) for unit in units)
         accounts = []
-        with tqdm(total=total, unit="picture", disable=not show_progress) as bar:
+        with Progress("measuring", "pictures", total, is_shown=show_progress) as progress:
             for unit in units:
-                bar.set_description(unit.setting.slug)
+                progress.update(progress.done, unit.setting.slug)
                 accounts.append((unit, self.account(unit)))
-                bar.update(len(unit.captions))
+                progress.update(progress.done + len(unit.captions), unit.setting.slug)
         return accounts
 
     def account(self, unit: Unit) -> Account:
@@ -98,7 +99,7 @@ class Measurement:
             # One picture that does not count: only a first call pays for set-up.
             self._call(unit, unit.captions[:1])
             self._warm = True
-        reset_peak_memory(self.model.device)
+        reset_peak_memory(device_of(self.model))
         with Stopwatch().running(self._backbone) as watch:
             drawing = self._call(unit, unit.captions)
         stats = drawing.stats
@@ -113,7 +114,7 @@ class Measurement:
             "passed": verdicts(self.plan.model_name, drawing),
             "seconds": stats.seconds,
             "forward_seconds": watch.seconds,
-            "peak_memory": peak_memory(self.model.device),
+            "peak_memory": peak_memory(device_of(self.model)),
             "environment": _environment(self.model),
         }, drawing
 
@@ -165,9 +166,10 @@ def _digest(tokens: Tensor) -> str:
 
 def _environment(model: Any) -> dict[str, Any]:
     """What the seconds were measured on."""
-    is_gpu = model.device.type == "cuda"
+    device = device_of(model)
+    is_gpu = device.type == "cuda"
     return {
-        "device": torch.cuda.get_device_name(model.device) if is_gpu else "CPU",
+        "device": torch.cuda.get_device_name(device) if is_gpu else "CPU",
         "cores": os.cpu_count(),
         "threads": torch.get_num_threads(),
         "python": platform.python_version(),

@@ -16,6 +16,7 @@ from PIL import Image
 from torch import Tensor
 from transformers import CLIPModel, CLIPProcessor
 
+from sjd2.extras import missing
 from sjd2.pictures.files import PICTURE_FORMATS
 
 _BATCH = 16
@@ -108,7 +109,7 @@ def _torchmetrics(module: str, name: str) -> Any:
     try:
         return getattr(import_module(f"torchmetrics.{module}"), name)
     except ImportError as error:
-        raise ValueError(f"{name} needs more: pip install 'sjd2[eval]' ({error})") from error
+        raise missing(name, "eval", error) from error
 
 
 def _batches(paths: Sequence[Path]) -> Iterator[Tensor]:

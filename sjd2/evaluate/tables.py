@@ -24,15 +24,15 @@ def head_and_cells(
         "total variation": [_number(row["total_variation"], ".3f") for row in rows],
         "forwards": [f"{row['forwards']['mean']:.1f}" for row in rows],
         "step compression": [f"{row['step_compression']:.2f}x" for row in rows],
-        "of pictures: mean ± sd": [_mean(row["step_compression_of_pictures"]) for row in rows],
-        "5 / 50 / 95 %": [_percentiles(row["step_compression_of_pictures"]) for row in rows],
+        "pictures as ar's": [_same(row["same_as_ar"]) for row in rows],
         "seconds per picture": [f"{time['seconds_per_picture']:.3f}" for time in timings],
         "in forwards": [f"{_share(time):.0%}" for time in timings],
-        "peak memory": [_memory(time["peak_memory"]) for time in timings],
-        "checker (95 %)": [_checker(row["checker"]) for row in rows],
+        "as captioned (95 %)": [_checker(row["checker"]) for row in rows],
         "FID": [_number(row.get("fid"), ".2f") for row in rows],
         "CLIP score": [_number(row.get("clip_score"), ".2f") for row in rows],
-        "same as ar": [_same(row["same_as_ar"]) for row in rows],
+        "compression: mean ± sd": [_mean(row["step_compression_of_pictures"]) for row in rows],
+        "5 / 50 / 95 %": [_percentiles(row["step_compression_of_pictures"]) for row in rows],
+        "peak memory": [_memory(time["peak_memory"]) for time in timings],
     }
     shown = {name: cells for name, cells in columns.items() if any(cells)}
     if all(row["exact"] for row in rows):

@@ -7,10 +7,9 @@ changed, guess the second.
 
 from __future__ import annotations
 
-from collections import deque
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
@@ -20,12 +19,13 @@ from torch.utils.data import IterableDataset
 from sjd2.checkpoint import keyed_generator
 from sjd2.companions import Companions
 from sjd2.companions.corrector import Corrector
-from sjd2.config import CorrectorPasses, DecodingConfig
+from sjd2.config import DecodingConfig
+from sjd2.finetune.memory import Drawings
 from sjd2.finetune.objective import drawing_request
 from sjd2.finetune.rollouts import Inputs
 from sjd2.finetune.settings import TrainingSettings
-from sjd2.kernels.reference.correct_window import activation, neighbours
-from sjd2.kernels.reference.target import target_log_probs
+from sjd2.kernels.correct_window.eager import activation, neighbours
+from sjd2.kernels.target.eager import target_log_probs
 from sjd2.protocol import ImageModel
 from sjd2.sampler import decode, resolve
 from sjd2.sampler.watchers import Iteration, OnIteration
@@ -50,7 +50,7 @@ class CorrectorSettings(TrainingSettings):
     steps: int = 2000
     rank: int = 192
     columns: int = 2048
-    passes: CorrectorPasses = 2
+    passes: int | Literal["sweep"] = 2
     reuse: int = 20
     remembered: int = 4
     kept: int = 32768
@@ -81,6 +81,7 @@ class Moves(IterableDataset[dict[str, Any]]):
 
     Attributes:
         start: batches to leave out, for a run that goes on.
+        drawings: that batches are made of.
     """
 
     def __init__(
@@ -96,15 +97,14 @@ class Moves(IterableDataset[dict[str, Any]]):
         self.inputs, self.sampling = inputs, sampling
         self.rank, self.start = rank, 0
         self.offsets = torch.tensor(corrector.offsets, device=family.embedding_table().device)
+        self.drawings = Drawings(corrector, self._draw, settings.reuse, settings.remembered)
         self.features = len(corrector.offsets) * (family.vocab_size + 1)
 
     def __iter__(self) -> Iterator[dict[str, Any]]:
         """Batches, see the class."""
-        number, memory = self.start, deque[dict[str, Tensor]](maxlen=self.settings.remembered)
+        number = self.start
         while True:
-            round_, again = divmod(number, self.settings.reuse)
-            if not memory or again == 0:
-                memory.append(self._draw(round_))
+            memory = self.drawings.of_batch(number)
             generator = keyed_generator(self.settings.seed, "columns", self.rank, number)
             yield _choose(memory, self.settings.columns, generator)
             number += 1
@@ -179,7 +179,7 @@ class _Predicted:
 
 
 def _choose(
-    memory: deque[dict[str, Tensor]], columns: int, generator: torch.Generator
+    memory: Sequence[dict[str, Tensor]], columns: int, generator: torch.Generator
 ) -> dict[str, Tensor]:
     """So many columns of all that are remembered, at random."""
     counts = [len(drawing["old"]) for drawing in memory]

@@ -12,9 +12,10 @@ from typing import Any
 import torch
 from PIL import Image, UnidentifiedImageError
 from torch import Tensor
-from tqdm import tqdm
 
 from sjd2.checkpoint import load_state, save_state
+from sjd2.extras import install_line
+from sjd2.progress import Progress
 from sjd2.protocol import Geometry, ImageModel
 
 PICTURES = (".png", ".jpg", ".jpeg", ".webp")
@@ -103,7 +104,7 @@ def _from_dataset(source: str, path: Path) -> list[Example]:
         import datasets
     except ImportError as error:
         raise ValueError(
-            f"{source}: no such folder; to load a dataset of that name, pip install datasets"
+            f"{source}: no such folder; to load a dataset of that name: {install_line('train')}"
         ) from error
     try:
         table = (
@@ -165,6 +166,8 @@ def picture_tokens(
     examples: Sequence[Example],
     folder: Path,
     batch: int = 16,
+    *,
+    show_progress: bool = False,
 ) -> Tensor:
     """Tokens of pictures, computed once and kept in a folder; what is there already is reused.
 
@@ -175,6 +178,7 @@ def picture_tokens(
         examples: the pictures.
         folder: receives tokens-*.pt, each written as a whole.
         batch: pictures encoded together.
+        show_progress: say on stderr how far it is, see `sjd2.progress`.
 
     Returns:
         int64 [N, length], on the CPU.
@@ -184,7 +188,8 @@ def picture_tokens(
     """
     folder.mkdir(parents=True, exist_ok=True)
     parts = []
-    for start in tqdm(range(0, len(examples), _PART), "pictures to tokens", disable=None):
+    progress = Progress("pictures to tokens", "pictures", len(examples), is_shown=show_progress)
+    for start in range(0, len(examples), _PART):
         some = examples[start : start + _PART]
         key = hashlib.sha256("\n".join(example.name for example in some).encode()).hexdigest()
         path = folder / f"tokens-{start // _PART:05d}.pt"
@@ -199,4 +204,6 @@ def picture_tokens(
             state = {"names": key, "tokens": torch.cat(encoded).int().cpu()}
             save_state(path, state)
         parts.append(state["tokens"].long())
+        progress.update(start + len(some))
+    progress.close()
     return torch.cat(parts)

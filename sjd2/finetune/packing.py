@@ -14,8 +14,8 @@ from torch import Tensor
 from transformers import Cache
 
 from sjd2.companions.adapter import Adapter
-from sjd2.kernels.reference.target import guide
-from sjd2.protocol import ImageModel, Prompt
+from sjd2.kernels.target.eager import guide
+from sjd2.protocol import ImageModel, Prompt, positions_of
 
 
 class Windows(NamedTuple):
@@ -82,7 +82,8 @@ def packed_log_probs(
     noisy[:, first + length - 1 :] = (windows.timestep > 0).flatten(1).repeat(copies, 1)
     with adapter.attached(family.backbone) as gate:
         gate.noisy = noisy
-        hidden = family.hidden(embeddings, positions, mask, _NoCache())
+        places = positions_of(prompt.positions, positions)
+        hidden = family.hidden(embeddings, places, mask, _NoCache())
 
     clean, guessed = hidden[:, first : first + length - 1], hidden[:, first + length - 1 :]
     with torch.no_grad():
@@ -117,7 +118,8 @@ def hidden_behind(
     embeddings = torch.cat((prompt.embeddings, fed), dim=1)
     with adapter.attached(family.backbone) as gate:
         gate.noisy = torch.nn.functional.pad(noisy, (first, 0))
-        hidden = family.hidden(embeddings, positions, mask, _NoCache())
+        places = positions_of(prompt.positions, positions)
+        hidden = family.hidden(embeddings, places, mask, _NoCache())
     every = torch.arange(rows, device=fed.device)
     last = hidden[every, prompt.lengths - 1].unsqueeze(1)
     return torch.cat((last, hidden[:, first:]), dim=1)

@@ -14,6 +14,7 @@ from sjd2.checkpoint import keyed_generator
 from sjd2.companions import Companions
 from sjd2.companions.adapter import Adapter
 from sjd2.config import DecodingConfig
+from sjd2.finetune.memory import Drawings
 from sjd2.finetune.objective import drawing_request
 from sjd2.finetune.packing import Windows
 from sjd2.protocol import ImageModel
@@ -41,6 +42,7 @@ class Rollouts(IterableDataset[dict[str, Any]]):
 
     Attributes:
         start: batches to leave out, for a run that goes on.
+        drawings: that batches are made of.
     """
 
     def __init__(
@@ -58,17 +60,15 @@ class Rollouts(IterableDataset[dict[str, Any]]):
     ) -> None:
         self.family, self.adapter, self.config = family, adapter, config
         self.inputs, self.sampling = inputs, sampling
-        self.batch, self.windows, self.reuse = batch, windows, reuse
+        self.batch, self.windows = batch, windows
         self.seed, self.rank, self.start = seed, rank, 0
+        self.drawings = Drawings(adapter, self._draw, reuse)
 
     def __iter__(self) -> Iterator[dict[str, Any]]:
         """Dicts of "inputs", "tokens" and "windows"."""
-        number, drawn = self.start, None
+        number = self.start
         while True:
-            round_, again = divmod(number, self.reuse)
-            if drawn is None or again == 0:
-                drawn = self._draw(round_)
-            inputs, tokens, fed = drawn
+            ((inputs, tokens, fed),) = self.drawings.of_batch(number)
             generator = keyed_generator(self.seed, "windows", self.rank, number)
             yield {"inputs": inputs, "tokens": tokens, "windows": self._choose(fed, generator)}
             number += 1

@@ -6,7 +6,7 @@ reports the step compression.
 
 from __future__ import annotations
 
-import json
+import math
 import time
 from collections.abc import Callable
 from dataclasses import asdict, replace
@@ -19,9 +19,14 @@ from safetensors.torch import load_model, save_model
 from torch import Tensor, nn
 from torch.utils._pytree import tree_map
 from torch.utils.data import DataLoader, Dataset, IterableDataset
-from transformers import Trainer, TrainerCallback, TrainingArguments
+from transformers import (
+    PrinterCallback,
+    Trainer,
+    TrainerState,
+    TrainingArguments,
+)
 
-from sjd2.checkpoint import keyed_generator
+from sjd2.checkpoint import keyed_generator, save_state
 from sjd2.companions import (
     Companions,
     fingerprint,
@@ -33,10 +38,13 @@ from sjd2.companions import (
 from sjd2.companions.adapter import Adapter
 from sjd2.companions.corrector import Corrector
 from sjd2.files import write_json
+from sjd2.finetune.callbacks import GoOn, Tell, drawings_path
 from sjd2.finetune.corrector import CorrectorSettings, MoveObjective, Moves
 from sjd2.finetune.objective import NextCleanToken, WindowObjective, drawing_request
 from sjd2.finetune.rollouts import Inputs, Rollouts
+from sjd2.finetune.runs import Record, find_checkpoint, record_of, write_record
 from sjd2.finetune.settings import FinetuneSettings, TrainingSettings
+from sjd2.progress import Progress
 from sjd2.protocol import ImageModel
 from sjd2.sampler import Method, decode, resolve
 from sjd2.sampler.schedule import noise_levels
@@ -92,7 +100,11 @@ class DenoisingTrainer(Trainer):
     def get_train_dataloader(self) -> DataLoader[Any]:
         """Batches as the dataset makes them; every process has a dataset of its own."""
         # In order, and not shuffled once more: batch n is that of step n.
-        return DataLoader(self.train_dataset, batch_size=None, shuffle=False)
+        # A generator of its own: to begin an epoch, it would take a number from the one that
+        # dropout draws from, and a run that goes on begins one more.
+        return DataLoader(
+            self.train_dataset, batch_size=None, shuffle=False, generator=torch.Generator()
+        )
 
     def compute_loss(
         self,
@@ -125,6 +137,13 @@ class DenoisingTrainer(Trainer):
         folder.mkdir(parents=True, exist_ok=True)
         save_model(self.accelerator.unwrap_model(self.model), str(folder / _WEIGHTS))
 
+    def _save_rng_state(self, output_dir: str) -> None:
+        # Every process comes by here, before the file that ends a checkpoint is written.
+        super()._save_rng_state(output_dir)
+        if isinstance(self.train_dataset, (Rollouts, Moves)):
+            path = drawings_path(Path(output_dir), self.args.process_index)
+            save_state(path, self.train_dataset.drawings.state())
+
     def _load_from_checkpoint(
         self, resume_from_checkpoint: str, model: nn.Module | None = None
     ) -> None:
@@ -141,6 +160,8 @@ def finetune(
     out: Path,
     settings: FinetuneSettings,
     resume: bool = False,
+    *,
+    show_progress: bool = False,
 ) -> tuple[Adapter, dict[str, Any]]:
     """Train an adapter, or with `settings.full` the model itself, in place.
 
@@ -154,15 +175,20 @@ def finetune(
         out: receives checkpoints, the adapter, and finetune.json with the history.
         settings: the recipe.
         resume: go on from the last whole checkpoint in `out`.
+        show_progress: say on stderr how far it is, see `sjd2.progress`.
 
     Returns:
         The adapter (of rank 0 for a full training), and the history: settings, seconds, losses
         and step compressions by step.
 
     Raises:
-        ValueError: `out` holds checkpoints and `resume` is false; the full training has no tokens.
+        ValueError: `out` holds checkpoints and `resume` is false, or none of this training and it
+            is true; the full training has no tokens.
     """
-    last = _checkpoint_to_resume(out, resume)
+    record = record_of(
+        family, settings, sampling, captions=inputs, evaluated_captions=held_out, pictures=tokens
+    )
+    last = find_checkpoint(out, record, resume)
     torch.manual_seed(settings.seed)
     adapter = make_adapter(family, 0 if settings.full else settings.rank)
     model.requires_grad_(settings.full)
@@ -195,17 +221,20 @@ def finetune(
         )
     method = resolve(settings.decoding(), Companions(adapter=adapter))
     evaluate = partial(_compression, family, held_out, sampling, method)
-    trainer, history = _train(objective, data, evaluate, arguments, settings, last)
+    trainer, history = _train(
+        objective, data, evaluate, arguments, settings, last, record, show_progress
+    )
     if settings.full:
         # The model it belongs to is the one that was just made.
         adapter.base = fingerprint(family.backbone)
     model.requires_grad_(False)
     # In every process, for the model may be spread over them.
     without = resolve(replace(settings.decoding(), method="sjd"))
-    adapter.measured = {
-        "sjd2": evaluate(),
-        "sjd": _compression(family, held_out, sampling, without),
-    }
+    with Progress("measuring the adapter", is_shown=show_progress and rank == 0):
+        adapter.measured = {
+            "sjd2": evaluate(),
+            "sjd": _compression(family, held_out, sampling, without),
+        }
     history["step_compression"] = adapter.measured
     if trainer.is_world_process_zero():
         save_adapter(adapter, out)
@@ -222,6 +251,8 @@ def finetune_corrector(
     out: Path,
     settings: CorrectorSettings,
     resume: bool = False,
+    *,
+    show_progress: bool = False,
 ) -> tuple[Corrector, dict[str, Any]]:
     """Train a corrector.
 
@@ -234,14 +265,17 @@ def finetune_corrector(
         out: receives checkpoints, the corrector, and finetune.json with the history.
         settings: the recipe.
         resume: go on from the last whole checkpoint in `out`.
+        show_progress: say on stderr how far it is, see `sjd2.progress`.
 
     Returns:
         The corrector and the history: settings, seconds, losses and step compressions by step.
 
     Raises:
-        ValueError: `out` holds checkpoints and `resume` is false.
+        ValueError: `out` holds checkpoints and `resume` is false, or none of this training and it
+            is true.
     """
-    last = _checkpoint_to_resume(out, resume)
+    record = record_of(family, settings, sampling, captions=inputs, evaluated_captions=held_out)
+    last = find_checkpoint(out, record, resume)
     torch.manual_seed(settings.seed)
     # Of families that draw in several sizes, a call says which: neighbours depend on it.
     geometry = drawing_request(family, held_out, sampling).geometry
@@ -252,7 +286,9 @@ def finetune_corrector(
     data = Moves(family, corrector, inputs, sampling, settings, arguments.process_index)
     method = resolve(settings.decoding(), Companions(corrector=corrector))
     evaluate = partial(_compression, family, held_out, sampling, method)
-    trainer, history = _train(objective, data, evaluate, arguments, settings, last)
+    trainer, history = _train(
+        objective, data, evaluate, arguments, settings, last, record, show_progress
+    )
     if trainer.is_world_process_zero():
         save_corrector(corrector, out)
         write_json(out / "finetune.json", history)
@@ -275,43 +311,46 @@ def _train(
     arguments: TrainingArguments,
     settings: TrainingSettings,
     last: Path | None,
+    record: Record,
+    show_progress: bool,
 ) -> tuple[DenoisingTrainer, dict[str, Any]]:
     """Run a training to its end; the trainer and the history."""
     started = time.monotonic()
+    if arguments.process_index == 0:
+        # The processes have joined: all of them have looked for one.
+        write_record(Path(arguments.output_dir).parent, record)
     trainer = DenoisingTrainer(
         evaluate,
         model=objective,
         args=arguments,
         train_dataset=data,
         eval_dataset=[],  # Trainer insists on one; evaluations draw instead
-        callbacks=[_StartAt(data)],
+        callbacks=[GoOn(data, last), *([Tell()] if show_progress else [])],
     )
-    trainer.train(resume_from_checkpoint=str(last) if last else None)
+    trainer.remove_callback(PrinterCallback)  # it prints every measurement to stdout
+    done = last and TrainerState.load_from_json(str(last / "trainer_state.json"))
+    if done and done.global_step >= settings.steps:
+        # Killed after its last step: Trainer would do one more before it looks at the number.
+        trainer._load_from_checkpoint(str(last))
+        trainer.state = done
+    else:
+        trainer.train(resume_from_checkpoint=str(last) if last else None)
     history = {
         "settings": asdict(settings),
         "seconds": round(time.monotonic() - started, 1),
         "trained_parameters": sum(p.numel() for p in objective.parameters() if p.requires_grad),
-        "log": trainer.state.log_history,
+        "log": _log(trainer.state.log_history),
     }
     return trainer, history
 
 
-def _checkpoint_to_resume(out: Path, resume: bool) -> Path | None:
-    last = last_checkpoint(out)
-    if last is not None and not resume:
-        raise ValueError(f"{out}: holds checkpoints; --resume goes on from them")
-    return last
-
-
-class _StartAt(TrainerCallback):
-    """A stream that goes on at the step that training goes on at."""
-
-    def __init__(self, data: object) -> None:
-        self.data = data
-
-    def on_train_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-        if isinstance(self.data, (Rollouts, Moves)):
-            self.data.start = state.global_step
+def _log(lines: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """What was measured; not the seconds of the last line, nor epochs, as a stream has none."""
+    return [
+        {name: value for name, value in line.items() if name != "epoch"}
+        for line in lines
+        if "train_runtime" not in line
+    ]
 
 
 def _arguments(out: Path, settings: TrainingSettings, family: ImageModel) -> TrainingArguments:
@@ -325,7 +364,8 @@ def _arguments(out: Path, settings: TrainingSettings, family: ImageModel) -> Tra
         weight_decay=0.0,
         adam_beta2=0.98,
         max_grad_norm=1.0,
-        logging_steps=min(50, settings.evaluate_every),
+        # A loss is the mean since the last line; one that began before a checkpoint would be lost.
+        logging_steps=math.gcd(50, settings.evaluate_every),
         eval_strategy="steps",
         eval_steps=settings.evaluate_every,
         save_steps=settings.evaluate_every,
@@ -337,23 +377,8 @@ def _arguments(out: Path, settings: TrainingSettings, family: ImageModel) -> Tra
         report_to=[],
         remove_unused_columns=False,
         dataloader_pin_memory=False,
-        disable_tqdm=None,
+        disable_tqdm=True,
     )
-
-
-def last_checkpoint(out: Path) -> Path | None:
-    """The last checkpoint that was written to its end; a kill may leave one that was not."""
-    found = sorted(
-        (out / "checkpoints").glob("checkpoint-*"), key=lambda p: int(p.name.rpartition("-")[2])
-    )
-    for folder in reversed(found):
-        # Trainer writes this file last.
-        try:
-            json.loads((folder / "trainer_state.json").read_text())
-        except (OSError, ValueError):
-            continue
-        return folder
-    return None
 
 
 def split(inputs: Inputs, held_out: int) -> tuple[Inputs, Inputs]:

@@ -17,7 +17,7 @@ from sjd2.choices import Backend
 
 ENVIRONMENT_VARIABLE = "SJD2_KERNELS"
 
-_MODULES = {"triton": "sjd2.kernels._triton", "eager": "sjd2.kernels.reference"}
+_MODULES = {"triton": "sjd2.kernels.triton", "eager": "sjd2.kernels.eager"}
 
 
 class Selection(NamedTuple):
@@ -31,19 +31,19 @@ _FORCED: ContextVar[Selection | None] = ContextVar("_FORCED", default=None)
 
 
 def select(backend: Backend = "auto", device: torch.device | None = None) -> Selection:
-    """Choose the implementation of every operation.
+    """Choose the implementation that runs every operation.
 
     Args:
         backend: "auto" (Triton on a GPU, the eager twins elsewhere), "triton" or "eager". Under
-            "auto" the environment variable `SJD2_KERNELS` decides where it is set, so that a whole
-            program can be switched from outside.
-        device: where the tensors are; None is a GPU where torch sees one, else the CPU.
+            "auto" the environment variable `SJD2_KERNELS`, where it is set, decides for the whole
+            program.
+        device: of the tensors; None is a GPU where torch finds one, else the CPU.
 
     Returns:
         The implementation and why it was chosen.
 
     Raises:
-        ValueError: the name is none of the three, or the implementation cannot run here.
+        ValueError: an unknown name, or an implementation that cannot run on this machine.
     """
     source = f"backend={backend!r}"
     if backend == "auto" and (value := os.environ.get(ENVIRONMENT_VARIABLE)):
@@ -56,16 +56,16 @@ def select(backend: Backend = "auto", device: torch.device | None = None) -> Sel
     if backend == "triton":
         if obstacle:
             raise ValueError(f"{source}: {obstacle}; use 'auto' or 'eager'")
-        return Selection("triton", f"asked for by {source}")
+        return Selection("triton", f"requested by {source}")
     if backend == "eager":
-        return Selection("eager", f"asked for by {source}")
+        return Selection("eager", f"requested by {source}")
     if kind == "cuda" and not obstacle:
-        return Selection("triton", "a GPU and Triton are here")
-    return Selection("eager", obstacle or "interpreted Triton is for tests, not for speed")
+        return Selection("triton", "Triton on a GPU")
+    return Selection("eager", obstacle or "interpreted Triton is for tests: it is slow")
 
 
 def implementation(device: torch.device) -> ModuleType:
-    """The module whose operations run on tensors of a device, as `using` or the defaults say."""
+    """The module that implements the operations on a device: as set by `using`, or the default."""
     forced = _FORCED.get()
     name = forced.name if forced else select("auto", device).name
     return import_module(_MODULES[name])
@@ -73,7 +73,7 @@ def implementation(device: torch.device) -> ModuleType:
 
 @contextmanager
 def using(selection: Selection) -> Iterator[None]:
-    """Let every operation inside the block run as selected."""
+    """Run every operation inside the block by the selected implementation."""
     token = _FORCED.set(selection)
     try:
         yield

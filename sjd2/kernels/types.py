@@ -1,9 +1,9 @@
-"""The nouns that the operations share: draft kinds, windows, rules and verdicts.
+"""The types that the operations share: draft kinds, windows, rules and verdicts.
 
 A window has `W` slots, the tokens fed in one forward, and `W` columns, what that forward predicts:
 column `j` is the picture position that slot `j`'s logits predict. Slot 0 holds the last committed
-token and slot `j + 1` holds the draft of column `j`. The last column's draft is fed in no slot; it
-can be verified all the same, since its `p` depends on the columns before it only.
+token and slot `j + 1` holds the draft of column `j`. No slot feeds the last column's draft; it can
+still be verified, since its `p` depends only on the columns before it.
 """
 
 from __future__ import annotations
@@ -21,35 +21,35 @@ from sjd2.choices import Start as Start
 Verify = Literal["ratio", "gumbel", "greedy"]
 
 
-# Iterations have numbers below this one, so that corrections can count in multiples of it and share
+# Iterations are numbered below this and corrections in multiples of it, so that corrections share
 # no random number with a forward.
 CORRECTIONS = 2**20
 
 
 class DraftKind(IntEnum):
-    """Where a column's draft came from, that is: which draft distribution `q` it has."""
+    """Where a column's draft came from, and so its draft distribution `q`."""
 
-    FULL = 0  # drawn from a stored law, `Window.law`
+    FULL = 0  # drawn from a stored distribution, `Window.draft_logits`
     UNIFORM = 1  # drawn uniformly from the vocabulary
-    ONEHOT = 2  # a token of unknown law: copied, or forced by the grammar
+    ONEHOT = 2  # copied, or forced by the grammar: `q` is one on that token
 
 
 class Window(NamedTuple):
-    """The drafts of a batch of windows and the laws they were drawn from.
+    """The drafts of a batch of windows and the distributions that they were drawn from.
 
-    A law is last iteration's target, kept where it was computed: column `j` of row `b` finds its
-    law at `law[b, j + offset[b]]`, so sliding a window moves no distribution; the columns that
-    entered share the last one there is. The eager twins keep log-probabilities; the Triton kernels
-    keep that forward's logits as they came from the model, guidance rows included, and beside them
-    in `law_stats` what makes a law of logits.
+    A draft distribution is the target distribution of the last iteration, kept where it was
+    computed: that of column `j` of row `b` is `draft_logits[b, j + offset[b]]`, so sliding a window
+    copies no distribution. The columns that entered share the last one. The eager twins keep
+    log-probabilities; the Triton kernels keep that forward's logits as they came from the model,
+    guidance rows included, and in `draft_stats` the numbers that turn them into log-probabilities.
     """
 
     slots: Tensor  # int64 [B, W + 1]: the last committed token, then the draft of every column
     kinds: Tensor  # uint8 [B, W], DraftKind of the drafts
-    law: Tensor  # float [B or 2 B, W', V]; read where the kind is FULL only
+    draft_logits: Tensor  # float [B or 2 B, W', V]; read where the kind is FULL only
     offset: Tensor  # int64 [B]
-    law_stats: Tensor | None = None  # float32 [B, W', 3]; None where `law` is log-probabilities
-    is_corrected: bool = False  # whether guidance and temperature are in those logits already
+    draft_stats: Tensor | None = None  # float32 [B, W', 3]; None beside log-probabilities
+    is_processed: bool = False  # whether guidance and temperature are in `draft_logits` already
 
     @property
     def tokens(self) -> Tensor:
@@ -83,33 +83,61 @@ class Window(NamedTuple):
 
     @staticmethod
     def join(first_slot: Tensor, columns: list[Window]) -> Window:
-        """One window of single columns, each with a law of its own, [B, 1, V]."""
-        stats = [column.law_stats for column in columns if column.law_stats is not None]
+        """One window of single columns, each with a distribution of its own, [B, 1, V]."""
+        stats = [column.draft_stats for column in columns if column.draft_stats is not None]
         return columns[0]._replace(
             slots=torch.cat((first_slot, *(column.tokens for column in columns)), dim=1),
             kinds=torch.cat([column.kinds for column in columns], dim=1),
-            law=torch.cat([column.law for column in columns], dim=1),
-            law_stats=torch.cat(stats, dim=1) if stats else None,
+            draft_logits=torch.cat([column.draft_logits for column in columns], dim=1),
+            draft_stats=torch.cat(stats, dim=1) if stats else None,
         )
 
     def keep_rows(self, rows: Tensor) -> Window:
-        """The given rows, int64 [B'], of every tensor; of `law` with their guidance rows."""
-        copies = len(self.law) // len(self.slots)
-        law_rows = torch.cat([rows + copy * len(self.slots) for copy in range(copies)])
-        stats = None if self.law_stats is None else self.law_stats[rows]
+        """The given rows, int64 [B'], of every tensor; guidance rows go with their own."""
+        copies = len(self.draft_logits) // len(self.slots)
+        all_rows = torch.cat([rows + copy * len(self.slots) for copy in range(copies)])
+        stats = None if self.draft_stats is None else self.draft_stats[rows]
         return self._replace(
             slots=self.slots[rows],
             kinds=self.kinds[rows],
-            law=self.law[law_rows],
+            draft_logits=self.draft_logits[all_rows],
             offset=self.offset[rows],
-            law_stats=stats,
+            draft_stats=stats,
+        )
+
+    def put_rows(self, rows: Tensor, other: Window) -> Window:
+        """This window with the given rows, int64 [B'], replaced by those of `other` [B'].
+
+        Both have as many columns. Their distributions may have been kept of another number, for the
+        last one stands for all behind it.
+        """
+        kept = max(self.draft_logits.shape[1], other.draft_logits.shape[1])
+        images, copies = len(self.slots), len(self.draft_logits) // len(self.slots)
+        logits, new = (_stretched(one.draft_logits, kept) for one in (self, other))
+        all_rows = torch.cat([rows + copy * images for copy in range(copies)])
+        stats = None
+        if self.draft_stats is not None and other.draft_stats is not None:
+            stats = _stretched(self.draft_stats, kept)
+            stats = stats.index_copy(0, rows, _stretched(other.draft_stats, kept))
+        return self._replace(
+            slots=self.slots.index_copy(0, rows, other.slots),
+            kinds=self.kinds.index_copy(0, rows, other.kinds),
+            draft_logits=logits.index_copy(0, all_rows, new),
+            offset=self.offset.index_copy(0, rows, other.offset),
+            draft_stats=stats,
         )
 
 
-class Shifts(NamedTuple):
-    """The weights of a corrector: how neighbours shift the law of a column."""
+def _stretched(kept: Tensor, width: int) -> Tensor:
+    """[B, W', V] as [B, width, V], with the last column in place of those that are missing."""
+    columns = torch.arange(width, device=kept.device).clamp(max=kept.shape[1] - 1)
+    return kept if kept.shape[1] == width else kept[:, columns]
 
-    features: Tensor  # float32 [O * (V + 1), r]: of every offset, rows of all tokens and of none
+
+class Shifts(NamedTuple):
+    """The weights of a corrector, by which neighbours shift the distribution of a column."""
+
+    features: Tensor  # float32 [O * (V + 1), r]: for each offset a row per token and one for none
     offsets: Tensor  # int64 [O], how far back in the picture the neighbours are
     output: Tensor  # float32 [V, r]
 
@@ -126,9 +154,10 @@ class Rules:
         top_p: keep the smallest set of tokens with this much probability, ties kept; 1 keeps all.
         verify: "ratio" (accept with `min(1, p / q)`), "gumbel" (noise fixed per seed, position and
             token: the draw of token-by-token decoding) or "greedy".
-        coupling: what becomes of unaccepted drafts under "ratio": "maximal" or "independent".
-        start: the draft of a column that enters the window: drawn from the law of the window's
-            last column ("neighbour"), drawn uniformly, or a copy of the last token ("repeat").
+        coupling: how unaccepted drafts are re-drawn under "ratio": "maximal" or "independent".
+        start: the draft of a column that enters the window: drawn from the distribution of the
+            window's last column ("neighbour"), drawn uniformly, or a copy of the last token
+            ("repeat").
     """
 
     guidance_scale: float = 1.0

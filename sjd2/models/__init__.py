@@ -13,6 +13,7 @@ from sjd2.protocol import ImageModel
 _FAMILIES = {
     "ChameleonForConditionalGeneration": ("sjd2.models.chameleon", "Chameleon"),
     "Emu3ForConditionalGeneration": ("sjd2.models.emu3", "Emu3"),
+    "GlmImageForConditionalGeneration": ("sjd2.models.glm_image", "GlmImage"),
     "JanusForConditionalGeneration": ("sjd2.models.janus", "Janus"),
 }
 

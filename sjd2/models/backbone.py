@@ -4,20 +4,25 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from functools import lru_cache
+from threading import RLock
 from typing import Any
+from weakref import WeakKeyDictionary
 
 import torch
 from torch import Tensor
 from transformers import Cache
+
+# Of every backbone; windows of several threads may run it at once.
+_LOCKS: WeakKeyDictionary[Any, Any] = WeakKeyDictionary()
 
 
 def run_backbone(
     backbone: Any, embeddings: Tensor, positions: Tensor, mask: Tensor, cache: Cache
 ) -> Tensor:
     """One forward of a transformers decoder; arguments and result as `ImageModel.hidden`."""
-    with _masked_attention(backbone.config):
+    with _masked_attention(backbone):
         hidden: Tensor = backbone(
             inputs_embeds=embeddings,
             attention_mask=mask_for(backbone.config, mask, embeddings.dtype),
@@ -25,21 +30,44 @@ def run_backbone(
             use_cache=True,
             **{_cache_argument(backbone.__class__): cache},
         ).last_hidden_state
-    return hidden
+    # Layers may lie on several devices, the last one elsewhere than the first.
+    return hidden.to(embeddings.device)
 
 
 @contextmanager
-def _masked_attention(config: Any) -> Iterator[None]:
+def _masked_attention(backbone: Any) -> Iterator[None]:
     """Inside the block SDPA stands in for flash and flex attention, which take no mask per row."""
-    given = config._attn_implementation
-    if "flash" not in given and "flex" not in given:
-        yield
-        return
-    config._attn_implementation = "sdpa"
-    try:
-        yield
-    finally:
-        config._attn_implementation = given
+    config = backbone.config
+    with own_attention(backbone) as given:
+        if not _is_maskless(given):
+            yield
+            return
+        config._attn_implementation = "sdpa"
+        try:
+            yield
+        finally:
+            config._attn_implementation = given
+
+
+@contextmanager
+def own_attention(backbone: Any) -> Iterator[str]:
+    """Inside the block a backbone has the attention that it was loaded with, and is told by name.
+
+    Only where another thread could put SDPA in its place does the block wait for that thread, and
+    keep others waiting.
+    """
+    lock = _LOCKS.setdefault(backbone, RLock())
+    with ExitStack() as held:
+        held.enter_context(lock)
+        config = getattr(backbone, "config", None)
+        given = getattr(config, "_attn_implementation", None) or ""
+        if not _is_maskless(given):
+            held.close()
+        yield given
+
+
+def _is_maskless(implementation: str) -> bool:
+    return "flash" in implementation or "flex" in implementation
 
 
 @lru_cache

@@ -39,9 +39,14 @@ class Chameleon(DecoderOnly):
 
     Args:
         model: the transformers model; it is used as it is and never changed.
+
+    Raises:
+        ValueError: the norms of its queries and keys are fresh beside loaded weights, as
+            `ignore_mismatched_sizes=True` leaves them for Lumina-mGPT's published checkpoints.
     """
 
     def __init__(self, model: ChameleonForConditionalGeneration) -> None:
+        _check_norms(model)
         names: dict[str, int] = model.config.vocabulary_map or {}
         self._sizes = {names.get(f"<reserved{8800 + n:05d}>", _FIRST_SIZE + n): n for n in _SIZES}
         self._end = names.get(*_END)
@@ -116,8 +121,14 @@ class Chameleon(DecoderOnly):
     @torch.no_grad()
     def encode(self, pictures: Sequence[Image.Image], processor: Any, geometry: Geometry) -> Tensor:
         """See `ImageModel`."""
+        encoder = self.model.model.vqmodel.encoder.conv_in.weight
+        if _is_loaded(self.model.model.norm.weight) and not _is_loaded(encoder):
+            raise ValueError(
+                "model: its weights came without an encoder of pictures (model.vqmodel), as "
+                "Lumina-mGPT's do; it draws, but cannot read pictures"
+            )
         made = processor.image_processor(images=list(pictures), return_tensors="pt")
-        pixels = made["pixel_values"].to(self.model.device, self.model.dtype)
+        pixels = made["pixel_values"].to(self.device, self.model.dtype)
         ids = self.model.model.get_image_tokens(pixels).long()
         return self.between_fixed(ids, geometry)
 
@@ -157,3 +168,33 @@ class Chameleon(DecoderOnly):
         sizes = torch.tensor(list(self._sizes), device=input_ids.device)
         are_sizes = torch.isin(input_ids[:, -2:], sizes).all(dim=1)
         return (input_ids[:, -3] == self.image_start_id) & are_sizes
+
+
+def _check_norms(model: ChameleonForConditionalGeneration) -> None:
+    """Refuse norms of queries and keys that are fresh in a model that is not.
+
+    Upstream only warns of them, and draws something else.
+    """
+    layer = model.model.layers[0]
+    beside = layer.input_layernorm.weight
+    for norm in (layer.self_attn.q_norm, layer.self_attn.k_norm):
+        if "meta" in (norm.weight.device.type, beside.device.type) or _is_loaded(norm.weight):
+            continue
+        # Copies of a model lose the marks, and in a model that was never loaded all norms are ones.
+        others_are_real = _is_loaded(beside) or _is_trained(beside)
+        if others_are_real and not _is_trained(norm.weight) and not norm.bias.any():
+            raise ValueError(
+                "model: its q_norm and k_norm are not those of the checkpoint, whose sizes "
+                "transformers could not match; `sjd2 convert CHECKPOINT FOLDER` makes a folder "
+                "that loads without ignore_mismatched_sizes"
+            )
+
+
+def _is_loaded(weight: Tensor) -> bool:
+    """Whether transformers has marked a parameter as read from a checkpoint."""
+    return bool(getattr(weight, "_is_hf_initialized", False))
+
+
+def _is_trained(weight: Tensor) -> bool:
+    """Whether a norm's weight is another than it begins with."""
+    return bool((weight != 1).any())

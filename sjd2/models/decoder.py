@@ -26,12 +26,13 @@ from sjd2.calls.arguments import (
     refuse_settings,
     sets_length,
 )
-from sjd2.calls.checks import check_room, checked_ids, checked_sampling, unpadded
+from sjd2.calls.checks import check_room, check_rope, checked_ids, checked_sampling, unpadded
 from sjd2.calls.lockstep import Lockstep
 from sjd2.calls.processors import Steps, WholeVocabulary, split_processors
 from sjd2.models.backbone import check_attention, run_backbone
 from sjd2.models.head import ImageHead
 from sjd2.models.layout import Layout, one_size
+from sjd2.placement import device_of
 from sjd2.protocol import Geometry, Past, PlacedProcessor, Prompt, Request
 
 
@@ -84,8 +85,12 @@ class DecoderOnly:
         greatest = int(self._known.max())
         if greatest >= self.vocabulary:
             raise ValueError(f"model: its vocabulary of {self.vocabulary} lacks token {greatest}")
-        self.ids, self.vocab_size = self._known.to(model.device), len(self._known)
-        self.head = ImageHead(model.get_output_embeddings(), self.ids, len(self.image_ids))
+        self.device = device_of(model)
+        self.ids, self.vocab_size = self._known.to(self.device), len(self._known)
+        head: Any = model.get_output_embeddings()
+        self.head = ImageHead(head, self.ids, len(self.image_ids))
+        # What processors and scores range over: fewer than the words where images alone are drawn.
+        self.scored: int = getattr(head, "out_features", self.vocabulary)
         self.layout, self.geometry = layout, self.geometry_of(layout)
 
     # What a family may have its own way with.
@@ -134,7 +139,7 @@ class DecoderOnly:
             raise ValueError(f"layout: fixed tokens {sorted(odd)} are none of the grammar's")
         forced = layout.forced()
         is_free = bool((forced < 0).all())
-        grammar = None if is_free else self.numbered(forced).to(self.model.device)
+        grammar = None if is_free else self.numbered(forced).to(self.device)
         return Geometry(layout.length, layout.row_width, grammar)
 
     def between_fixed(self, ids: Tensor, geometry: Geometry) -> Tensor:
@@ -168,7 +173,10 @@ class DecoderOnly:
 
     def embedding_table(self) -> Tensor:
         """See `ImageModel`."""
-        table: Tensor = self.model.get_input_embeddings()(self.ids)
+        embed = self.model.get_input_embeddings()
+        # A model that is yet to be brought to where it computes can be asked for its table.
+        lies = next((weight.device for weight in embed.parameters()), self.device)
+        table: Tensor = embed(self.ids if lies.type == "meta" else self.ids.to(lies))
         return table
 
     def hidden(self, embeddings: Tensor, positions: Tensor, mask: Tensor, cache: Cache) -> Tensor:
@@ -207,8 +215,8 @@ class DecoderOnly:
     ) -> Request:
         """Let transformers' `generate` prepare a call, and take what it hands to its loop."""
         refuse_arguments(kwargs)
-        device, mask = self.model.device, kwargs.get("attention_mask")
-        input_ids, _ = checked_ids(input_ids, mask, device, self.vocabulary)
+        mask = kwargs.get("attention_mask")
+        input_ids, _ = checked_ids(input_ids, mask, self.device, self.vocabulary)
         layout = self._checked_layout(input_ids, kwargs.get("image_sizes"))
         check_limit("max_length", kwargs.get("max_length"), layout.length, input_ids.shape[1])
         if not sets_length(kwargs):
@@ -256,7 +264,7 @@ class DecoderOnly:
             ValueError: something that cannot be honoured.
         """
         refuse_settings(generation_config, rest)
-        input_ids, mask = checked_ids(input_ids, attention_mask, self.model.device, self.vocabulary)
+        input_ids, mask = checked_ids(input_ids, attention_mask, self.device, self.vocabulary)
         layout = self._checked_layout(input_ids, image_sizes)
         check_limit("max_new_tokens", generation_config.max_new_tokens, layout.length)
         steps = split_processors(logits_processor)
@@ -273,6 +281,7 @@ class DecoderOnly:
         prompt = self._prompt(
             input_ids, mask, inputs_embeds, steps.guidance, generation_config, past
         )
+        check_rope(self.backbone.config, prompt, geometry.length)
         self.head.gather()
         # A picture is drawn to its end, also where a token of its grammar would end a text.
         ends = [one for one in stopping_criteria if isinstance(one, EosTokenCriteria)]
@@ -282,7 +291,7 @@ class DecoderOnly:
             generation_config,
             streamer,
             [one for one in stopping_criteria if one not in ends],
-            words=(self.ids, self.vocabulary),
+            words=(self.ids, self.scored),
             pad_id=prompt.pad_id if ends else None,
         )
         return lockstep.request(prompt, sampling)
@@ -325,7 +334,7 @@ class DecoderOnly:
                 steps.others,
                 ids=self.ids,
                 codes=len(self.image_ids),
-                vocab_size=self.vocabulary,
+                vocab_size=self.scored,
                 prompt_width=input_ids.shape[1],
                 images=len(input_ids),
                 length=length,
@@ -372,7 +381,7 @@ class DecoderOnly:
             return ids, torch.ones_like(ids, dtype=torch.bool)
         names = ("negative_prompt_ids", "negative_prompt_attention_mask")
         mask = context["attention_mask"]
-        ids, mask = checked_ids(ids, mask, self.model.device, self.vocabulary, names)
+        ids, mask = checked_ids(ids, mask, self.device, self.vocabulary, names)
         repeats, odd = divmod(len(input_ids), len(ids))
         if odd or not repeats:
             raise ValueError(

@@ -74,7 +74,7 @@ class Emu3(DecoderOnly):
     def encode(self, pictures: Sequence[Image.Image], processor: Any, geometry: Geometry) -> Tensor:
         """See `ImageModel`."""
         made = processor.image_processor(images=list(pictures), return_tensors="pt")
-        pixels = made["pixel_values"].to(self.model.device, self.model.dtype)
+        pixels = made["pixel_values"].to(self.device, self.model.dtype)
         with torch.no_grad():
             grids = self.model.model.vqmodel.encode(pixels, made["image_sizes"]).image_tokens
         rows = (geometry.length - len(self._after)) // geometry.row_width
@@ -86,7 +86,7 @@ class Emu3(DecoderOnly):
                     f"{expected}"
                 )
         codes = self.model.vocabulary_mapping.img2bpe_mapping_tensor.long()
-        ids = codes[torch.stack(list(grids)).flatten(1).cpu()].to(self.model.device)
+        ids = codes[torch.stack(list(grids)).flatten(1).cpu()].to(self.device)
         return self.between_fixed(ids, geometry)
 
     def _rows(self, height: int, width: int) -> Layout:

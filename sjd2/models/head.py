@@ -33,7 +33,7 @@ class ImageHead:
     def __call__(self, hidden: Tensor) -> Tensor:
         """Of hidden states [R, W, D']: [R, W, V]. Tokens of the grammar have the lowest logit."""
         if not self._is_plain:
-            logits: Tensor = self.head(hidden)[..., self.ids]
+            logits: Tensor = self.head(hidden).to(hidden.device)[..., self.ids]
         else:
             # While the head is being trained, a copy of its rows would be of yesterday's.
             rows = None if torch.is_grad_enabled() else self._rows
@@ -45,8 +45,11 @@ class ImageHead:
     @property
     def _is_plain(self) -> bool:
         head = self.head
+        if type(head) is not nn.Linear or type(head.weight.data) is not Tensor:
+            # Rows of a tensor subclass, such as torchao's, cannot always be picked out.
+            return False
         is_hooked = head._forward_hooks or head._forward_pre_hooks or hasattr(head, "_hf_hook")
-        return type(head) is nn.Linear and not is_hooked and head.weight.device.type != "meta"
+        return not is_hooked and head.weight.device.type != "meta"
 
     def _gathered(self) -> tuple[Tensor, Tensor | None]:
         """Weight [V, D'] and bias [V]."""

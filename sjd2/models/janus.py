@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import warnings
 from collections.abc import Sequence
 from typing import Any
@@ -9,50 +10,53 @@ from typing import Any
 import torch
 from PIL import Image
 from torch import Tensor
-from transformers import Cache, GenerationConfig, JanusForConditionalGeneration
-from transformers.generation import GenerationMode
+from transformers import (
+    Cache,
+    EpsilonLogitsWarper,
+    EtaLogitsWarper,
+    GenerationConfig,
+    GenerationMixin,
+    InfNanRemoveLogitsProcessor,
+    JanusForConditionalGeneration,
+    LogitNormalization,
+    LogitsProcessorList,
+    MinPLogitsWarper,
+    StoppingCriteriaList,
+    TemperatureLogitsWarper,
+    TopKLogitsWarper,
+    TopPLogitsWarper,
+    TypicalLogitsWarper,
+    UnbatchedClassifierFreeGuidanceLogitsProcessor,
+)
+from transformers.generation import EosTokenCriteria
 
-from sjd2.calls.checks import check_room, checked_ids, checked_sampling, unpadded
+from sjd2.calls.arguments import (
+    OtherGenerationError,
+    check_limit,
+    refuse_arguments,
+    refuse_settings,
+    sets_length,
+)
+from sjd2.calls.checks import check_room, check_rope, checked_ids, checked_sampling, unpadded
 from sjd2.calls.lockstep import Lockstep
+from sjd2.calls.processors import split_processors
 from sjd2.models.backbone import check_attention, run_backbone
-from sjd2.protocol import Geometry, LogitsProcessor, Prompt, Request, Sampling
+from sjd2.placement import device_of
+from sjd2.protocol import Geometry, LogitsProcessor, Prompt, Request
 
-# Settings of transformers' GenerationConfig that image generation reads here.
-_HONOURED = {
-    "bos_token_id",
-    "do_sample",
-    "eos_token_id",
-    "generation_kwargs",
-    "guidance_scale",
-    "max_length",
-    "max_new_tokens",
-    "num_return_sequences",
-    "output_logits",
-    "output_scores",
-    "pad_token_id",
-    "return_dict_in_generate",
-    "temperature",
-    "top_k",
-    "top_p",
-    "transformers_version",
-}
-# Values that ask for nothing, or for what happens anyway: the window cache is preallocated.
-_NEUTRAL: dict[str, tuple[object, ...]] = {
-    "cache_implementation": ("static",),
-    "diversity_penalty": (0.0,),
-    "encoder_no_repeat_ngram_size": (0,),
-    "encoder_repetition_penalty": (1.0,),
-    "epsilon_cutoff": (0.0,),
-    "eta_cutoff": (0.0,),
-    "length_penalty": (1.0,),
-    "min_length": (0,),
-    "no_repeat_ngram_size": (0,),
-    "num_beam_groups": (1,),
-    "num_beams": (1,),
-    "repetition_penalty": (1.0,),
-    "typical_p": (1.0,),
-    "use_cache": (True,),
-}
+# What settings may do to the logits. Anything else that one asks for is meant for words, whose ids
+# image codes share and do not mean.
+_WARPERS = (
+    EpsilonLogitsWarper,
+    EtaLogitsWarper,
+    InfNanRemoveLogitsProcessor,
+    LogitNormalization,
+    MinPLogitsWarper,
+    TemperatureLogitsWarper,
+    TopKLogitsWarper,
+    TopPLogitsWarper,
+    TypicalLogitsWarper,
+)
 _DEFAULT_GUIDANCE = 5.0  # upstream's, for a call that names none
 
 
@@ -66,7 +70,7 @@ class Janus:
     own_generation_mode = True
 
     def __init__(self, model: JanusForConditionalGeneration) -> None:
-        self.model = model
+        self.model, self.device = model, device_of(model)
         self.vocab_size: int = model.config.vq_config.num_embeddings
         self.geometry = Geometry(
             length=model.config.vision_config.num_image_tokens,
@@ -77,7 +81,7 @@ class Janus:
 
     def embedding_table(self) -> Tensor:
         """See `ImageModel`."""
-        codes = torch.arange(self.vocab_size, device=self.model.device)
+        codes = torch.arange(self.vocab_size, device=self.device)
         table: Tensor = self.model.prepare_embeddings_for_image_generation(codes)
         return table
 
@@ -94,7 +98,7 @@ class Janus:
     def encode(self, pictures: Sequence[Image.Image], processor: Any, geometry: Geometry) -> Tensor:
         """See `ImageModel`."""
         made = processor.image_processor(images=list(pictures), return_tensors="pt")
-        pixels = made["pixel_values"].to(self.model.device, self.model.dtype)
+        pixels = made["pixel_values"].to(self.device, self.model.dtype)
         tokens: Tensor = self.model.model.vqmodel.encode(pixels).image_tokens
         tokens = tokens.view(len(pictures), -1)
         if tokens.shape[1] != geometry.length:
@@ -108,7 +112,7 @@ class Janus:
         self,
         inputs: Tensor | None = None,
         attention_mask: Tensor | None = None,
-        logits_processor: list[LogitsProcessor] | None = None,
+        logits_processor: Sequence[LogitsProcessor] | None = None,
         stopping_criteria: Sequence[Any] | None = None,
         streamer: Any = None,
         **kwargs: Any,
@@ -119,33 +123,91 @@ class Janus:
         """
         if kwargs.pop("generation_mode", "text") != "image":
             return None
-        given = kwargs.pop("generation_config", None)
-        asked = {**(given.to_diff_dict() if given is not None else {}), **kwargs}
-        config, rest = self.model._prepare_generation_config(given, **kwargs)
-        if config.get_generation_mode() not in (
-            GenerationMode.SAMPLE,
-            GenerationMode.GREEDY_SEARCH,
-        ):
-            warnings.warn(
-                f"{config.get_generation_mode().value} is not accelerated: the model's own "
-                "generate answers this call",
-                stacklevel=4,
+        refuse_arguments(kwargs)
+        for name in ("past_key_values", "cache"):
+            if kwargs.get(name) is not None:
+                raise ValueError(f"{name} cannot be honoured when a Janus draws: leave it out")
+        given = kwargs.pop("input_ids", None)
+        input_ids, _ = self._checked(given if inputs is None else inputs, attention_mask)
+        length, own = self.geometry.length, list(logits_processor or ())
+        check_limit("max_length", kwargs.get("max_length"), length, input_ids.shape[1])
+        if not sets_length(kwargs):
+            kwargs["max_new_tokens"] = length
+
+        def capture(model: Any, *prepared: Any, **more: Any) -> Request:
+            return self._prepared(own, streamer, *prepared, **more)
+
+        try:
+            # Not the model's own, which never calls a decoding loop for pictures.
+            request: Request = GenerationMixin.generate(
+                self.model,
+                input_ids,
+                attention_mask=attention_mask,
+                logits_processor=LogitsProcessorList(own),
+                stopping_criteria=StoppingCriteriaList(stopping_criteria or ()),
+                custom_generate=capture,
+                **kwargs,
             )
+        except OtherGenerationError as other:
+            warnings.warn(f"{other}: the model's own generate answers this call", stacklevel=4)
             return None
-        input_ids = rest.pop("input_ids", None) if inputs is None else inputs
-        _refuse_unsupported({**asked, **rest}, self.geometry.length)
-        sampling = _sampling(config, tuple(logits_processor or ()))
-        text = self.model.config.text_config
-        input_ids, attention_mask = checked_ids(
-            input_ids, attention_mask, self.model.device, text.vocab_size
+        return request
+
+    def _prepared(
+        self,
+        own: Sequence[LogitsProcessor],
+        streamer: Any,
+        input_ids: Tensor,
+        logits_processor: Sequence[Any],
+        stopping_criteria: Sequence[Any],
+        generation_config: GenerationConfig,
+        *,
+        attention_mask: Tensor | None = None,
+        **rest: Any,
+    ) -> Request:
+        """The request that transformers has prepared; `own` are the caller's processors."""
+        config = generation_config
+        refuse_settings(config, rest)
+        input_ids, mask = self._checked(input_ids, attention_mask)
+        length = self.geometry.length
+        check_limit("max_new_tokens", config.max_new_tokens, length)
+        text = self.backbone.config
+        check_room(input_ids.shape[1], length, text.max_position_embeddings)
+        # Janus is guided by a context of its own, see `_unconditional`.
+        kinds = UnbatchedClassifierFreeGuidanceLogitsProcessor
+        steps = split_processors([one for one in logits_processor if type(one) is not kinds])
+        for one in steps.others:
+            if not isinstance(one, _WARPERS) and not any(one is other for other in own):
+                raise ValueError(
+                    f"{_setting_of(one)} cannot be honoured when a Janus draws: image codes are "
+                    "none of the words that it is meant for; leave it out, set it back in "
+                    "model.generation_config, or pass a logits_processor that does the same"
+                )
+        scale = config.guidance_scale
+        if scale is None:
+            warnings.warn(
+                f"guidance_scale is not given: {_DEFAULT_GUIDANCE:g} is used, as upstream does",
+                stacklevel=6,
+            )
+            scale = _DEFAULT_GUIDANCE
+        sampling = checked_sampling(
+            do_sample=bool(config.do_sample),
+            guidance_scale=scale,
+            temperature=steps.temperature,
+            top_k=steps.top_k,
+            top_p=steps.top_p,
+            processors=steps.others,
         )
-        check_room(input_ids.shape[1], self.geometry.length, text.max_position_embeddings)
-        repeats = config.num_return_sequences or 1
-        input_ids = input_ids.repeat_interleave(repeats, dim=0)
-        attention_mask = attention_mask.repeat_interleave(repeats, dim=0)
-        prompt = self._prompt(input_ids, attention_mask, config, sampling.guidance_scale)
-        lockstep = Lockstep(input_ids, self.geometry, config, streamer, stopping_criteria or ())
-        return lockstep.request(prompt, sampling)
+        prompt = self._prompt(input_ids, mask, config, sampling.guidance_scale)
+        check_rope(text, prompt, length)
+        # An end-of-text token among image codes is a code.
+        criteria = [one for one in stopping_criteria if not isinstance(one, EosTokenCriteria)]
+        return Lockstep(input_ids, self.geometry, config, streamer, criteria).request(
+            prompt, sampling
+        )
+
+    def _checked(self, input_ids: Any, mask: Tensor | None) -> tuple[Tensor, Tensor]:
+        return checked_ids(input_ids, mask, self.device, self.backbone.config.vocab_size)
 
     def _prompt(
         self, input_ids: Tensor, mask: Tensor, config: GenerationConfig, guidance_scale: float
@@ -177,35 +239,6 @@ def _unconditional(input_ids: Tensor, config: GenerationConfig) -> Tensor:
     return torch.where(is_kept, input_ids, needed["pad_token_id"])
 
 
-def _refuse_unsupported(asked: dict[str, Any], length: int) -> None:
-    """Nothing is silently dropped: what cannot be honoured is named."""
-    for name, value in asked.items():
-        if name == "input_ids" or value is None or value is False:
-            continue
-        if name == "max_new_tokens" and value != length:
-            raise ValueError(f"max_new_tokens={value}: a picture always has {length} tokens")
-        if name not in _HONOURED and value not in _NEUTRAL.get(name, ()):
-            raise ValueError(
-                f"{name}={value!r} cannot be honoured when an accelerated model draws an image; "
-                "leave it out, pass a logits_processor that does the same, or call "
-                "sjd2.restore(model) first"
-            )
-
-
-def _sampling(config: GenerationConfig, processors: tuple[LogitsProcessor, ...]) -> Sampling:
-    """Read and check what is done to the logits."""
-    scale = config.guidance_scale
-    if scale is None:
-        warnings.warn(
-            f"guidance_scale is not given: {_DEFAULT_GUIDANCE:g} is used, as upstream does",
-            stacklevel=5,
-        )
-        scale = _DEFAULT_GUIDANCE
-    return checked_sampling(
-        do_sample=bool(config.do_sample),
-        guidance_scale=scale,
-        temperature=config.temperature,
-        top_k=config.top_k,
-        top_p=config.top_p,
-        processors=processors,
-    )
+def _setting_of(processor: Any) -> str:
+    """What a processor's class calls what it does, as settings are written."""
+    return re.sub(r"(?<=[a-z])(?=[A-Z])", "_", type(processor).__name__).lower()

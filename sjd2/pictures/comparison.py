@@ -86,9 +86,10 @@ def compare(
     companions = find_companions(pipeline.model, family_of(pipeline.model))
     chosen = choose_presets(methods, companions)
     drawings: dict[str, Drawing] = {}
-    # One picture that does not count: the first call pays for set-up.
+    # One picture that does not count: the first call pays for set-up. Of the longest caption, as it
+    # may be too long.
     announce("one picture to warm up")
-    draw(pipeline, captions[:1], [seed], resolve(config, companions), **sampling)
+    draw(pipeline, [max(captions, key=len)], [seed], resolve(config, companions), **sampling)
     settings = {field.name: getattr(config, field.name) for field in fields(config)}
     for name, preset in chosen.items():
         announce(preset.label)
@@ -108,14 +109,22 @@ def compare(
     ]
 
 
-def comparison_picture(contenders: Sequence[Contender]) -> Image.Image:
-    """Captions in rows, methods in columns, forwards and seconds above each column."""
+def comparison_picture(
+    contenders: Sequence[Contender], *, shows_seconds: bool = True
+) -> Image.Image:
+    """Captions in rows, methods in columns, forwards and seconds above each column.
+
+    Args:
+        contenders: of `compare`.
+        shows_seconds: False leaves out what differs between two runs.
+    """
     most = max(contender.forwards for contender in contenders)
     columns = [
         Column(
             title=contender.label,
             notes=(
-                f"{contender.forwards:.0f} forwards · {contender.drawing.stats.seconds:.1f} s",
+                f"{contender.forwards:.0f} forwards"
+                + f" · {contender.drawing.stats.seconds:.1f} s" * shows_seconds,
                 f"{contender.drawing.stats.tokens_per_forward:.1f} tokens per forward",
             ),
             share=contender.forwards / most,

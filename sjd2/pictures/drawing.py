@@ -81,7 +81,7 @@ def draw(
         pipeline: whose model draws; it is left as it was.
         captions: what to draw.
         seeds: of the pictures of each caption. A picture depends on its caption and its seed, not
-            on its neighbours.
+            on its neighbours (but a window of "auto" follows from how many there are).
         method: how to decode.
         **sampling: `guidance_scale`, `temperature`, `top_k`, `top_p`; the others are those of the
             model's generation config.

@@ -17,6 +17,7 @@ from sjd2.models import family_of
 from sjd2.models.layout import Layout
 from sjd2.pixels.picture import picture_of, to_picture
 from sjd2.pixels.vqgan import VQDecoder
+from sjd2.placement import device_of
 
 
 class Pipeline(Protocol):
@@ -207,4 +208,5 @@ class ChameleonPipeline(SequencePipeline):
 
 def _on_device(made: Mapping[str, Any], model: Any) -> dict[str, Tensor]:
     """The tensors of a processor on the model's device."""
-    return {name: torch.as_tensor(value).to(model.device) for name, value in made.items()}
+    device = device_of(model)
+    return {name: torch.as_tensor(value).to(device) for name, value in made.items()}

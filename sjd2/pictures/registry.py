@@ -16,6 +16,7 @@ from transformers.models.auto.modeling_auto import MODEL_FOR_IMAGE_TEXT_TO_TEXT_
 from sjd2.models import registered_class, registration_of
 from sjd2.pictures.pipeline import ChameleonPipeline, Emu3Pipeline, JanusPipeline, Pipeline
 from sjd2.pixels.vqgan import load_vq_decoder
+from sjd2.placement import device_of
 
 VQ_DECODER = "vqgan.safetensors"  # beside the weights of a Chameleon, if it is there
 
@@ -95,12 +96,12 @@ def _name_of(model_class: type) -> str:
 def _janus(model: Any, processor: Any, size: _Size = None, vq_decoder: _File = None) -> Pipeline:
     if size is not None:
         raise ValueError("size: a Janus draws pictures of one size, its own")
-    _refuse_decoder(vq_decoder)
+    refuse_decoder(vq_decoder)
     return JanusPipeline(model, processor)
 
 
 def _emu3(model: Any, processor: Any, size: _Size = None, vq_decoder: _File = None) -> Pipeline:
-    _refuse_decoder(vq_decoder)
+    refuse_decoder(vq_decoder)
     return Emu3Pipeline(model, processor, size)
 
 
@@ -112,11 +113,12 @@ def _chameleon(
             f"transformers has no decoder for its pictures: put {VQ_DECODER} into its folder or "
             "name it (--vq-decoder); `sjd2 convert vqgan.ckpt vqgan.safetensors` makes it"
         )
-    decoder = load_vq_decoder(vq_decoder).to(model.device)
+    decoder = load_vq_decoder(vq_decoder).to(device_of(model))
     return ChameleonPipeline(model, processor, decoder, size)
 
 
-def _refuse_decoder(vq_decoder: _File) -> None:
+def refuse_decoder(vq_decoder: _File) -> None:
+    """Raises ValueError where a decoder is given to a model that has its own."""
     if vq_decoder is not None:
         raise ValueError(f"vq_decoder {str(vq_decoder)!r}: this model has a decoder of its own")
 

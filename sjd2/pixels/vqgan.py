@@ -14,6 +14,7 @@ import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from zipfile import is_zipfile
 
 import torch
 from PIL import Image
@@ -163,17 +164,33 @@ def convert_vq_checkpoint(path: str | Path) -> dict[str, Tensor]:
     path = Path(path)
     if not path.is_file():
         raise FileNotFoundError(f"{path}: no such file")
+    _check_is_pickled(path)
     try:
         # weights_only: a pickle that runs code must not pass for a checkpoint.
         state = torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__
-        raise ValueError(f"{path}: not a checkpoint of tensors alone ({reason})") from error
+        raise ValueError(
+            f"{path}: not a checkpoint of tensors alone; what else it holds could run code, and is "
+            f"refused ({reason})"
+        ) from error
     state = state.get("state_dict", state) if isinstance(state, dict) else {}
     tensors = {key: value for key, value in state.items() if isinstance(value, Tensor)}
     part = decoder_part(tensors)
     _filled(path, part)
     return part
+
+
+def _check_is_pickled(path: Path) -> None:
+    """Refuse what `torch.save` cannot have written, in words of its own."""
+    with path.open("rb") as file:
+        start = file.read(9)
+    # Its files are archives now, and were bare pickles.
+    if is_zipfile(path) or start.startswith(b"\x80"):
+        return
+    # A safetensors file starts with the length of its header, which is JSON.
+    hint = ": it is a safetensors file already" if start[8:] == b"{" else ""
+    raise ValueError(f"{path}: not a whole checkpoint, as torch.save writes one{hint}")
 
 
 def decoder_part(state: Mapping[str, Tensor]) -> dict[str, Tensor]:

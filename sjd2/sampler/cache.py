@@ -6,6 +6,7 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch.nn import functional as F
 from transformers import Cache
 
 from sjd2.kernels import kv_append, kv_compact, kv_truncate
@@ -50,7 +51,7 @@ class WindowCache(Cache):
         """Prepare to write `width` entries behind every row.
 
         Returns:
-            Position ids, int64 [R, W], and the mask, bool [R, 1, W, S]: a slot sees its row's
+            Where they go, int64 [R, W], and the mask, bool [R, 1, W, S]: a slot sees its row's
             prefix, the slots before it and itself.
         """
         self._extent = min(self._longest + width, self.capacity)
@@ -69,13 +70,9 @@ class WindowCache(Cache):
         kv_append(keys, values, key_states, value_states, self.lengths.to(keys.device))
         return keys[:, :, : self._extent], values[:, :, : self._extent]
 
-    def advance(self, accept_length: Tensor) -> None:
-        """Keep the first `accept_length` [R] entries of the window just written."""
+    def truncate(self, accept_length: Tensor) -> None:
+        """Keep the first entries of the window just written: int64 [R], or [B] for all copies."""
         kv_truncate(self.lengths, accept_length)
-        self.close_window()
-
-    def close_window(self) -> None:
-        """Note that `lengths` have been moved behind what is kept of the window just written."""
         self._longest = self._extent
 
     def measure(self, longest: int) -> None:
@@ -90,9 +87,36 @@ class WindowCache(Cache):
                 stored[layer] = cache[: len(rows)]
         self.lengths = self.lengths[rows]
 
+    def put_rows(self, rows: Tensor, other: WindowCache, behind: int) -> None:
+        """Put the rows of another cache in the place of `rows`, int64 [R'].
+
+        Args:
+            rows: as many as the other cache has.
+            other: of the same layers.
+            behind: entries that are to have room behind those of the other cache; the capacity
+                grows where it is too small.
+        """
+        held = other._longest
+        self._grow(held + behind)
+        for stored, given in ((self.keys, other.keys), (self.values, other.values)):
+            for cache, states in zip(stored, given, strict=True):
+                cache[rows.to(cache.device), :, :held] = states[:, :, :held]
+        self.lengths[rows] = other.lengths
+        self._longest = max(self._longest, held)
+
     def get_seq_length(self, layer_idx: int = 0) -> int:
         """Upper bound on the tokens in the longest row; masks and positions come from us."""
         return self._longest
+
+    def _grow(self, capacity: int) -> None:
+        missing = capacity - self.capacity
+        if missing > 0:
+            self.keys, self.values = (
+                [F.pad(cache, (0, 0, 0, missing)) for cache in stored]
+                for stored in (self.keys, self.values)
+            )
+            self._entries = torch.arange(capacity, device=self._entries.device)
+            self.capacity = capacity
 
 
 def _room(states: Tensor, rows: int, capacity: int) -> Tensor:

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+from typing import Literal
+
 import torch
 
 from sjd2.companions.corrector import Corrector
-from sjd2.config import CorrectorPasses
 from sjd2.kernels import Verdict, Window, activate_window, correct_window
 from sjd2.sampler.state import DecodingState
 from sjd2.sampler.watchers import Iteration
@@ -20,7 +21,9 @@ class Correction:
         passes: over all columns at once, or "sweep": one column after another, from the left.
     """
 
-    def __init__(self, state: DecodingState, corrector: Corrector, passes: CorrectorPasses) -> None:
+    def __init__(
+        self, state: DecodingState, corrector: Corrector, passes: int | Literal["sweep"]
+    ) -> None:
         self.corrector, self.passes = corrector, passes
         self.rules, self.grammar = state.rules, state.geometry.grammar
         self.shifts = corrector.shifts(state.table)
@@ -54,6 +57,7 @@ class Correction:
                 seed=state.seed,
                 position=at[:, 0],
                 iteration=state.iteration,
+                begun=state.begun,
                 correction=correction,
                 grammar=self.grammar,
             )

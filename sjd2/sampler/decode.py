@@ -22,12 +22,13 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from sjd2.kernels.reference.target import guide
-from sjd2.protocol import ImageModel, PlacedProcessor, Request
-from sjd2.sampler.method import Method
+from sjd2.kernels.target.eager import guide
+from sjd2.protocol import ImageModel, PlacedProcessor, Request, positions_of
+from sjd2.sampler.logprobs import LogProbs, LogProbsChoice, checked_choice
+from sjd2.sampler.method import Method, Redraft
 from sjd2.sampler.state import DecodingState
 from sjd2.sampler.stats import Account, DecodingStats
-from sjd2.sampler.watchers import Follower, Iteration, Progress, Watcher
+from sjd2.sampler.watchers import CommittedTokens, Follower, Iteration, Watcher
 
 
 @torch.no_grad()
@@ -37,6 +38,7 @@ def decode(
     method: Method,
     seeds: Sequence[int],
     watchers: Sequence[Watcher] = (),
+    logprobs: LogProbsChoice = False,
 ) -> tuple[Tensor, DecodingStats]:
     """Draw the pictures of a request.
 
@@ -46,6 +48,8 @@ def decode(
         method: how to decode; see `resolve`.
         seeds: one per picture. A picture depends on its prompt, its seed and the settings alone.
         watchers: see every iteration before it is committed, and may end the drawing.
+        logprobs: True keeps the log-probability of every committed token, "both" also that of the
+            model's own distribution; see `DecodingStats`.
 
     Returns:
         Image tokens, int64 [B, length], and what it took to draw them.
@@ -55,32 +59,60 @@ def decode(
     """
     account = Account(request.images, trace=method.config.trace)
     watching = [account, *_own_watchers(model, request, method), *watchers]
+    likely = LogProbs(checked_choice(logprobs), request.images)
+    if logprobs:
+        watching.append(likely)
     with method.begun(model, request, seeds) as state:
-        redraft = method.redrafting(state)
-        hidden = prefill(model, state)
-        while state.drawing:
-            slots = state.feed()  # 1
-            if state.iteration > 1 or hidden is None:
-                hidden = forward(model, slots.embeddings, state)
-            raw = model.logits(hidden)
-            logits = process(raw, state, request)
-            verdict = method.rule(logits, state, slots)  # 2 to 4
-            now = Iteration(state, slots, hidden, raw, logits, verdict)
-            for watch in watching:
-                watch.iteration(now)
-            state.commit(redraft(now))  # 5 and 6
-            if state.is_due:
-                state.settle()
-                if not all(watch.settled(state) for watch in watching):
-                    break
-    return state.tokens[:, : request.geometry.length], account.stats(method, state)
+        draw(model, state, method, method.redrafting(state), watching)
+    length = request.geometry.length
+    collected = likely.of(slice(None), length)
+    return state.tokens[:, :length], account.stats(method, state, collected)
+
+
+def draw(
+    model: ImageModel,
+    state: DecodingState,
+    method: Method,
+    redraft: Redraft,
+    watching: Sequence[Watcher],
+) -> None:
+    """Iterate until all pictures of a state are drawn, or a watcher ends it."""
+    hidden = prefill(model, state)
+    while state.drawing:
+        iterate(model, state, method, redraft, watching, hidden)
+        hidden = None
+        if state.is_due:
+            state.settle()
+            if not all(watch.settled(state) for watch in watching):
+                break
+
+
+def iterate(
+    model: ImageModel,
+    state: DecodingState,
+    method: Method,
+    redraft: Redraft,
+    watching: Sequence[Watcher],
+    hidden: Tensor | None = None,
+) -> None:
+    """One iteration; `hidden` is what a forward of the prompts has found of it already."""
+    slots = state.feed()  # 1
+    if hidden is None:
+        hidden = forward(model, slots.embeddings, state)
+    raw = model.logits(hidden)
+    logits = process(raw, state)
+    verdict = method.rule(logits, state, slots)  # 2 to 4
+    now = Iteration(state, slots, hidden, raw, logits, verdict)
+    for watch in watching:
+        watch.iteration(now)
+    state.commit(redraft(now))  # 5 and 6
 
 
 def _own_watchers(model: ImageModel, request: Request, method: Method) -> list[Watcher]:
     """Those that the call itself asks for."""
     watchers: list[Watcher] = []
     if method.config.progress:
-        watchers.append(Progress(request.images * request.geometry.length))
+        watchers.append(CommittedTokens(request.images * request.geometry.length))
     if request.follow is not None:
         watchers.append(Follower(request, model.vocab_size))
     return watchers
@@ -98,7 +130,7 @@ def prefill(model: ImageModel, state: DecodingState) -> Tensor | None:
     if not width:
         return None
     hidden = forward(model, prompt.embeddings[:, :width], state)
-    state.cache.advance(ends)
+    state.cache.truncate(ends)
     if state.width > 1:
         state.prefill_passes += 1
         return None
@@ -107,11 +139,13 @@ def prefill(model: ImageModel, state: DecodingState) -> Tensor | None:
 
 def forward(model: ImageModel, slots: Tensor, state: DecodingState) -> Tensor:
     """Feed slots [R, W, D] behind every row's prefix; their last hidden states."""
-    positions, mask = state.cache.open_window(slots.shape[1])
-    return model.hidden(slots, positions, mask, state.cache)
+    entries, mask = state.cache.open_window(slots.shape[1])
+    # Slots behind the picture stand where it ends: a model may look at how far its positions go.
+    entries = entries.minimum(state.last_entry[:, None])
+    return model.hidden(slots, positions_of(state.positions, entries), mask, state.cache)
 
 
-def process(logits: Tensor, state: DecodingState, request: Request) -> Tensor:
+def process(logits: Tensor, state: DecodingState) -> Tensor:
     """Run the user's logits processors on every column, each behind its own prefix.
 
     A processor sees what it sees in transformers: rows of (prompt, committed tokens, drafts before
@@ -122,11 +156,11 @@ def process(logits: Tensor, state: DecodingState, request: Request) -> Tensor:
 
     Sync: reads how long the longest prefix is; processors are host code anyway.
     """
-    prompt, sampling = request.prompt, request.sampling
+    prompt, sampling = state.prompt, state.sampling
     if not sampling.processors:
         return logits
     guided = guide(logits, sampling.guidance_scale)
-    prompts = prompt.ids[state.rows]
+    prompts = state.ids[state.rows]
     drawn = state.standing()
     if prompt.vocabulary is not None:
         drawn = prompt.vocabulary[drawn]

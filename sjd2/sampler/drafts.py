@@ -41,6 +41,12 @@ class Drafts(Protocol):
     def keep_rows(self, rows: Tensor) -> None:
         """Keep the given rows, int64 [B']."""
 
+    def begin(self, state: DecodingState) -> Drafts:
+        """The same for pictures that begin while these are drawn, in a state of their own."""
+
+    def put_rows(self, rows: Tensor, other: Drafts) -> None:
+        """Put what `begin` made, [B'], in the place of the given rows, int64 [B']."""
+
 
 class TokenDrafts:
     """Drafts that are tokens all along."""
@@ -56,6 +62,13 @@ class TokenDrafts:
         """See `Drafts`."""
 
     def keep_rows(self, rows: Tensor) -> None:
+        """See `Drafts`."""
+
+    def begin(self, state: DecodingState) -> Drafts:
+        """See `Drafts`."""
+        return self
+
+    def put_rows(self, rows: Tensor, other: Drafts) -> None:
         """See `Drafts`."""
 
 

@@ -32,7 +32,7 @@ from torch import Tensor
 
 from sjd2.companions import Companions
 from sjd2.companions.corrector import Corrector
-from sjd2.config import CorrectorPasses, DecodingConfig
+from sjd2.config import DecodingConfig
 from sjd2.kernels import Rules, Verdict, verify_window
 from sjd2.kernels._dispatch import select, using
 from sjd2.protocol import ImageModel, Request, Sampling
@@ -93,20 +93,31 @@ class Method:
 
     @contextmanager
     def begun(
-        self, model: ImageModel, request: Request, seeds: Sequence[int]
+        self, model: ImageModel, request: Request, seeds: Sequence[int], images: int | None = None
     ) -> Iterator[DecodingState]:
-        """The state of a call before its first forward; inside the block the backend is set."""
+        """The state of a call before its first forward; inside the block the backend is set.
+
+        Args:
+            model, request, seeds: as for `decode`.
+            images: drawn at a time, as far as settings of "auto" go; None is those of the request.
+        """
         backend = select(self.backend, request.prompt.embeddings.device)
         with using(backend):
-            state = self._state(model, request, seeds, backend.name)
+            state = self._state(model, request, seeds, images or request.images, backend.name)
             with self.drafts(model, state) as state.drafts:
                 yield state
 
     def _state(
-        self, model: ImageModel, request: Request, seeds: Sequence[int], backend: str
+        self,
+        model: ImageModel,
+        request: Request,
+        seeds: Sequence[int],
+        images: int,
+        backend: str,
     ) -> DecodingState:
+        rows = images * len(request.prompt.embeddings) // request.images
         device = request.prompt.embeddings.device.type
-        width = self.config.slots(request.geometry.length, device)
+        width = self.config.slots(request.geometry.length, device, rows)
         # Before the first forward there is no neighbour to draw drafts from, so it feeds none.
         first = 1 if self.config.start == "neighbour" and self.config.exact else width
         rules = rules_of(self.config, request.sampling)
@@ -128,9 +139,9 @@ def resolve(config: DecodingConfig, companions: Companions | None = None) -> Met
     if config.method == "ar":
         return Method("ar", config, config.backend)
     if adapter is None and (config.method == "sjd2" or not config.exact):
-        wanted = "method='sjd2'" if config.method == "sjd2" else "exact=False"
+        wanted = "method 'sjd2'" if config.method == "sjd2" else "exact=False"
         raise ValueError(
-            f"{wanted}: needs adapter=, a denoising adapter or its folder (sjd2.accelerate)"
+            f"{wanted}: needs a denoising adapter; the model carries none, and none was named"
         )
     if adapter is not None and config.method == "auto" and config.exact:
         # An adapter that was found beside the model is used where it measured faster.
@@ -149,14 +160,14 @@ def resolve(config: DecodingConfig, companions: Companions | None = None) -> Met
     if not config.exact:
         return replace(method, backend="eager", rule=verify_as_published)
     if corrector is not None:
-        passes = config.corrector_passes
-        method = replace(method, redrafting=partial(correcting, corrector=corrector, passes=passes))
+        redrafting = partial(correcting, corrector=corrector, config=config)
+        method = replace(method, redrafting=redrafting)
     return method
 
 
-def correcting(state: DecodingState, corrector: Corrector, passes: CorrectorPasses) -> Redraft:
+def correcting(state: DecodingState, corrector: Corrector, config: DecodingConfig) -> Redraft:
     """A corrector re-drafts what is left of a window beside its new neighbours."""
-    return Correction(state, corrector, passes).correct
+    return Correction(state, corrector, config.passes(state.rows.device.type)).correct
 
 
 def rules_of(config: DecodingConfig, sampling: Sampling) -> Rules:

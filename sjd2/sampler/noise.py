@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from threading import get_ident
 from typing import Protocol
 
 import torch
@@ -13,9 +14,9 @@ from torch import Tensor
 from sjd2.companions.adapter import Adapter, Gate
 from sjd2.config import Schedule
 from sjd2.kernels import Verdict, denoise_step, noisy_embed
-from sjd2.kernels.reference.verify_window import grammar_at
+from sjd2.kernels.verify_window.eager import grammar_at
 from sjd2.protocol import ImageModel
-from sjd2.sampler.drafts import Slots
+from sjd2.sampler.drafts import Drafts, Slots
 from sjd2.sampler.schedule import noise_levels, steps_allowed
 from sjd2.sampler.state import DecodingState
 
@@ -66,6 +67,7 @@ def noisy_drafts(
     """
     trajectory = Trajectory(steps, schedule, state.next_width, adapter, staggered)
     with adapter.attached(model.backbone) as gate:
+        gate.thread = get_ident()  # another thread may draw with the same model
         yield NoisyDrafts(trajectory, state, gate)
 
 
@@ -141,6 +143,17 @@ class NoisyDrafts:
     def keep_rows(self, rows: Tensor) -> None:
         """See `Drafts`."""
         self.steps, self.embeddings = self.steps[rows], self.embeddings[rows]
+
+    def begin(self, state: DecodingState) -> NoisyDrafts:
+        """See `Drafts`."""
+        self.gate.noisy = None  # the forward of the prompts comes first, and they are no noise
+        return NoisyDrafts(self.trajectory, state, self.gate)
+
+    def put_rows(self, rows: Tensor, other: Drafts) -> None:
+        """See `Drafts`."""
+        assert isinstance(other, NoisyDrafts)
+        self.steps = self.steps.index_copy(0, rows, other.steps)
+        self.embeddings = self.embeddings.index_copy(0, rows, other.embeddings)
 
     def _bounded(self, steps: Tensor, position: Tensor) -> Tensor:
         """Denoising steps [B, W] within what bands and grammar allow."""

@@ -25,6 +25,7 @@ class Preset:
         total_variation: measured distance between the distribution of its pictures and the
             model's, where somebody has.
         rule: decides windows in place of the exact rule, or None.
+        does: what it does, in a sentence for those who choose.
     """
 
     label: str
@@ -33,6 +34,7 @@ class Preset:
     is_exact: bool = True
     total_variation: float | None = None
     rule: Rule | None = None
+    does: str = ""
 
     @property
     def is_same_seed(self) -> bool:
@@ -54,16 +56,42 @@ class Preset:
         return method if self.rule is None else replace(method, rule=self.rule)
 
 
+_GUESSES = "A window of guesses is checked in one forward"
+_SAME = "the picture is the very one that ar draws from the seed"
+_CORRECTED = "a small network corrects the guesses in between"
 PRESETS: dict[str, Preset] = {
-    BASELINE: Preset("ar", {"method": "ar"}),
-    "independent": Preset("sjd independent", {"method": "sjd", "coupling": "independent"}),
-    "gumbel": Preset("sjd gumbel", {"method": "sjd", "verify": "gumbel"}),
-    "maximal": Preset("sjd maximal", {"method": "sjd"}),
-    "corrected-gumbel": Preset(
-        "corrected gumbel", {"method": "sjd", "verify": "gumbel"}, ("corrector",)
+    BASELINE: Preset("ar", {"method": "ar"}, does="One token per forward."),
+    "independent": Preset(
+        "sjd independent",
+        {"method": "sjd", "coupling": "independent"},
+        does=f"{_GUESSES}; those that are not accepted are drawn again.",
     ),
-    "corrected": Preset("corrected maximal", {"method": "sjd"}, ("corrector",)),
-    "sjd2": Preset("sjd2", {"method": "sjd2"}, ("adapter",)),
+    "gumbel": Preset(
+        "sjd gumbel", {"method": "sjd", "verify": "gumbel"}, does=f"{_GUESSES}; {_SAME}."
+    ),
+    "maximal": Preset(
+        "sjd maximal",
+        {"method": "sjd"},
+        does=f"{_GUESSES}; those that are not accepted are kept as often as exactness allows.",
+    ),
+    "corrected-gumbel": Preset(
+        "corrected gumbel",
+        {"method": "sjd", "verify": "gumbel"},
+        ("corrector",),
+        does=f"{_GUESSES}, and {_CORRECTED}; {_SAME}.",
+    ),
+    "corrected": Preset(
+        "corrected maximal",
+        {"method": "sjd"},
+        ("corrector",),
+        does=f"{_GUESSES}, and {_CORRECTED}; the fastest, and as exact.",
+    ),
+    "sjd2": Preset(
+        "sjd2",
+        {"method": "sjd2"},
+        ("adapter",),
+        does=f"{_GUESSES}; they start as noise, and the model removes it forward by forward.",
+    ),
 }
 
 

@@ -15,8 +15,8 @@ from torch import Tensor
 from torch.nn.functional import normalize
 
 from sjd2.kernels import Verdict, Window, verify_window
-from sjd2.kernels.reference.target import target_log_probs
-from sjd2.kernels.reference.verify_window import draft_log_probs
+from sjd2.kernels.target.eager import target_log_probs
+from sjd2.kernels.verify_window.eager import draft_log_probs
 from sjd2.sampler.drafts import Slots
 from sjd2.sampler.noise import NoisyDrafts
 from sjd2.sampler.state import DecodingState

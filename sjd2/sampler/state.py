@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor
+from torch.nn import functional as F
 
 from sjd2.kernels import Rules, Verdict, Window, commit_window, first_window
-from sjd2.protocol import ImageModel, Request
+from sjd2.protocol import ImageModel, Prompt, Request, extended
 from sjd2.sampler.cache import WindowCache
 from sjd2.sampler.drafts import Drafts, Slots, TokenDrafts
 
@@ -18,8 +19,22 @@ _WORTH_KEEPING = 0.75
 _SETTLE_EVERY = 4
 
 
+class Refill(Protocol):
+    """Takes finished pictures away, and puts others in their rows."""
+
+    @property
+    def waiting(self) -> bool:
+        """Whether pictures wait for a row: as long as they do, rows stay where they are."""
+
+    def refill(self, state: DecodingState, finished: list[int]) -> None:
+        """Look at all finished rows, met before or not, and `put` pictures in their place."""
+
+
 class DecodingState:
-    """The pictures being drawn. Tensors hold a row per *unfinished* picture, but for `tokens`.
+    """The pictures being drawn. Tensors hold a row per *unfinished* picture, but for the tables.
+
+    Tables have a row per picture of the call: `tokens` and `ids`. `rows` says which of them is
+    whose.
 
     Args:
         model: gives the embedding table.
@@ -35,6 +50,7 @@ class DecodingState:
         complete: tokens that every picture has, as far as the host knows.
         committed: tokens of all pictures, as far as the host knows.
         prefill_passes: forwards that only cached the prompts.
+        queue: has pictures for the rows that finish, or None.
     """
 
     def __init__(
@@ -49,13 +65,17 @@ class DecodingState:
     ) -> None:
         prompt, geometry = request.prompt, request.geometry
         device, images = prompt.embeddings.device, len(seeds)
+        self.model, self.sampling = model, request.sampling
         self.prompt, self.geometry, self.rules = prompt, geometry, rules
+        self.positions = prompt.positions
+        self.ids, self.full_width, self.first_width = prompt.ids, width, first
         self.length, self.table = geometry.length, model.embedding_table()
         self.backend = backend
         self.settle_every = 1 if device.type == "cpu" else _SETTLE_EVERY
         self.rows = torch.arange(images, device=device)
         self.seed = torch.tensor(seeds, dtype=torch.int64, device=device)
         self.position = torch.zeros_like(self.rows)
+        self.begun: Tensor | None = None  # iterations before a row's first; None: all began at once
         self.next_width = width
         self.window: Window = first_window(
             self.seed, first, model.vocab_size, grammar=geometry.grammar
@@ -68,9 +88,12 @@ class DecodingState:
         self.cache = WindowCache(self.copies * images, room + cached, device)
         if prompt.past:
             self.cache.fill(prompt.past)
+        # The last entry that a token is drawn from.
+        self.last_entry = self.cache.lengths + prompt.lengths + self.length - 2
         self.iteration, self.prefill_passes = 1, 0
         self.complete = self.committed = 0
         self.drafts: Drafts = TokenDrafts()
+        self.queue: Refill | None = None
 
     @property
     def width(self) -> int:
@@ -94,6 +117,7 @@ class DecodingState:
             "seed": self.seed,
             "position": self.position,
             "iteration": self.iteration,
+            "begun": self.begun,
             "length": self.length,
             "grammar": self.geometry.grammar,
             "next_width": self.next_width,
@@ -118,20 +142,30 @@ class DecodingState:
 
     def commit(self, verdict: Verdict) -> None:
         """Commit every row's own accept length; nothing is read back to the host."""
-        commit_window(verdict, self.rows, self.tokens, self.position, self.cache.lengths)
+        commit_window(verdict, self.rows, self.tokens, self.position)
+        self.cache.truncate(verdict.accept_length)
         self.window = verdict.window
-        self.cache.close_window()
         self.drafts.advance(self, verdict)
         self.iteration += 1
 
     def settle(self) -> None:
         """Read the positions: let finished rows leave and cut the window to what remains.
 
+        Where pictures wait in a queue, they take the place of finished ones instead.
+
         Sync: reads two small tensors from the device.
         """
         gone = len(self.tokens) - len(self.rows)
         positions: list[int] = self.position.tolist()
         self.complete = min([self.length, *positions])
+        if self.queue is not None:
+            finished = [row for row, at in enumerate(positions) if at >= self.length]
+            if finished:
+                self.queue.refill(self, finished)
+            if self.queue.waiting:
+                self.cache.measure(int(self.cache.lengths.max()))
+                return
+            positions = self.position.tolist()
         unfinished = [row for row, at in enumerate(positions) if at < self.length]
         if len(unfinished) <= _WORTH_KEEPING * len(positions):
             self._keep_rows(torch.tensor(unfinished, dtype=torch.int64, device=self.rows.device))
@@ -143,10 +177,72 @@ class DecodingState:
             self.cache.measure(int(self.cache.lengths.max()))
         self.committed = gone * self.length + sum(positions)
 
+    def newcomers(self, request: Request, seeds: list[int], rows: list[int]) -> DecodingState:
+        """A state for pictures that begin in finished rows of this one.
+
+        It shares the tables: what it commits stands in the rows that are to be its own. After its
+        first iteration it is `put` there.
+
+        Args:
+            request: as many pictures as rows; geometry and sampling are those of this state.
+            seeds: one per picture.
+            rows: where they go.
+        """
+        fresh = DecodingState(
+            self.model,
+            request,
+            seeds,
+            self.rules,
+            self.full_width,
+            self.first_width,
+            self.backend,
+        )
+        where = self.rows[torch.tensor(rows, device=self.rows.device)]
+        self.ids = _with_rows(self.ids, where, request.prompt)
+        fresh.rows, fresh.tokens, fresh.ids = where, self.tokens, self.ids
+        # Nothing but the first window is written before the rows move.
+        room = request.prompt.embeddings.shape[1] + self.first_width
+        fresh.cache = WindowCache(len(fresh.cache.lengths), room, self.rows.device)
+        fresh.drafts = self.drafts.begin(fresh)
+        return fresh
+
+    def put(self, rows: list[int], fresh: DecodingState) -> None:
+        """Let newcomers go on in the given rows, in step with the others."""
+        at = torch.tensor(rows, device=self.rows.device)
+        everyone = len(self.rows)
+        begun = torch.zeros_like(self.rows) if self.begun is None else self.begun
+        self.begun = begun.index_fill(0, at, self.iteration - fresh.iteration)
+        self.seed = self.seed.index_copy(0, at, fresh.seed)
+        self.position = self.position.index_copy(0, at, fresh.position)
+        self.window = self.window.put_rows(at, fresh.window)
+        self.drafts.put_rows(at, fresh.drafts)
+        cached = torch.cat([at + everyone * copy for copy in range(self.copies)])
+        self.cache.put_rows(cached, fresh.cache, self.length + self.full_width)
+        self.last_entry = self.last_entry.index_copy(0, cached, fresh.last_entry)
+        if self.positions is not None and fresh.positions is not None:
+            longest = max(self.positions.shape[2], fresh.positions.shape[2])
+            ours, theirs = (extended(one, longest) for one in (self.positions, fresh.positions))
+            self.positions = ours.index_copy(1, cached, theirs)
+        self.prefill_passes += fresh.prefill_passes
+
     def _keep_rows(self, rows: Tensor) -> None:
         everyone = len(self.rows)
         self.rows, self.seed = self.rows[rows], self.seed[rows]
         self.position = self.position[rows]
+        self.begun = None if self.begun is None else self.begun[rows]
         self.window = self.window.keep_rows(rows)
         self.drafts.keep_rows(rows)
-        self.cache.keep_rows(torch.cat([rows + everyone * copy for copy in range(self.copies)]))
+        copies = torch.cat([rows + everyone * copy for copy in range(self.copies)])
+        self.cache.keep_rows(copies)
+        self.last_entry = self.last_entry[copies]
+        if self.positions is not None:
+            self.positions = self.positions[:, copies]
+
+
+def _with_rows(ids: Tensor, rows: Tensor, prompt: Prompt) -> Tensor:
+    """The ids of prompts [B, L], padded on the left, with some rows replaced by a prompt's."""
+    width = max(ids.shape[1], prompt.ids.shape[1])
+    ids, new = (
+        F.pad(one, (width - one.shape[1], 0), value=prompt.pad_id) for one in (ids, prompt.ids)
+    )
+    return ids.index_copy(0, rows, new)

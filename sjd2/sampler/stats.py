@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import time
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
 
 if TYPE_CHECKING:
+    from sjd2.sampler.logprobs import Collected
     from sjd2.sampler.method import Method
     from sjd2.sampler.state import DecodingState
     from sjd2.sampler.watchers import Iteration
@@ -35,6 +36,10 @@ class DecodingStats:
         committed_at: per image and token, the forward (from 1) that committed it; with
             `trace=True` only.
         is_corrected: whether a corrector re-drafted the windows between forwards.
+        logprobs: float32 [images, length], log-probabilities of the tokens under the distribution
+            that they were drawn from; with `output_logprobs` only.
+        model_logprobs: the same under the model's own: temperature 1, no guidance, no filter, over
+            the image tokens; with `output_logprobs="both"` only.
     """
 
     method: str
@@ -50,6 +55,8 @@ class DecodingStats:
     seconds: float
     committed_at: tuple[tuple[int, ...], ...] | None = None
     is_corrected: bool = False
+    logprobs: Tensor | None = field(default=None, compare=False, repr=False)
+    model_logprobs: Tensor | None = field(default=None, compare=False, repr=False)
 
     @property
     def tokens_per_forward(self) -> float:
@@ -64,8 +71,10 @@ class DecodingStats:
 
     def to_dict(self) -> dict[str, Any]:
         """Everything as plain JSON-ready values."""
+        likely = {"logprobs": self.logprobs, "model_logprobs": self.model_logprobs}
         return {
-            **asdict(self),
+            **asdict(replace(self, logprobs=None, model_logprobs=None)),
+            **{name: one.tolist() for name, one in likely.items() if one is not None},
             "tokens_per_forward": self.tokens_per_forward,
             "step_compression": self.step_compression,
         }
@@ -114,7 +123,9 @@ class Account:
         """See `Watcher`."""
         return True
 
-    def stats(self, method: Method, state: DecodingState) -> DecodingStats:
+    def stats(
+        self, method: Method, state: DecodingState, collected: Collected | None = None
+    ) -> DecodingStats:
         """What the call took.
 
         Sync: reads everything recorded.
@@ -142,6 +153,8 @@ class Account:
             seconds=seconds,
             committed_at=tuple(map(_committed_at, lengths)) if self.trace else None,
             is_corrected=method.is_corrected,
+            logprobs=collected and collected.sampled,
+            model_logprobs=collected and collected.own,
         )
 
 

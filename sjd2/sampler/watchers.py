@@ -1,4 +1,4 @@
-"""Who looks on while pictures are drawn: an account, a progress bar, `generate`'s own loop.
+"""Who looks on while pictures are drawn: an account, a count of tokens, `generate`'s own loop.
 
 All of them, training and the page of `sjd2 app` included, see the same thing through the same two
 calls.
@@ -11,11 +11,11 @@ from typing import NamedTuple, Protocol
 
 import torch
 from torch import Tensor
-from tqdm.auto import tqdm
 
 from sjd2.kernels import Verdict
-from sjd2.kernels.reference.target import target_log_probs
-from sjd2.kernels.reference.verify_window import grammar_at
+from sjd2.kernels.target.eager import target_log_probs
+from sjd2.kernels.verify_window.eager import grammar_at
+from sjd2.progress import Progress
 from sjd2.protocol import Request
 from sjd2.sampler.drafts import Slots
 from sjd2.sampler.state import DecodingState
@@ -57,15 +57,15 @@ class OnIteration:
         return True
 
 
-class Progress:
-    """A bar of committed tokens with the tokens per forward.
+class CommittedTokens:
+    """Shows how many tokens are committed, with the tokens per forward.
 
     Args:
         tokens: of all pictures.
     """
 
     def __init__(self, tokens: int) -> None:
-        self.bar = tqdm(total=tokens, unit="tok")
+        self.progress = Progress("drawing", "tokens", tokens)
 
     def iteration(self, now: Iteration) -> None:
         """See `Watcher`."""
@@ -73,10 +73,9 @@ class Progress:
     def settled(self, state: DecodingState) -> bool:
         """See `Watcher`."""
         pace = state.committed / len(state.tokens) / (state.iteration - 1)
-        self.bar.set_postfix_str(f"{pace:.1f} tokens per forward", refresh=False)
-        self.bar.update(state.committed - self.bar.n)
+        self.progress.update(state.committed, f"{pace:.1f} tokens per forward")
         if not state.drawing:
-            self.bar.close()
+            self.progress.close()
         return True
 
 

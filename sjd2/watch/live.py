@@ -11,6 +11,7 @@ from torch import Tensor
 
 from sjd2.models import family_of
 from sjd2.pictures.pipeline import Pipeline
+from sjd2.placement import device_of
 from sjd2.protocol import ImageModel, Request
 from sjd2.sampler import Method, decode
 from sjd2.sampler.state import DecodingState
@@ -63,7 +64,7 @@ def live(
             done = sum(lengths)
             lengths.append(committed)
             forwards[0, done : done + committed] = len(lengths)
-        generated = request.finish(steps[-1][0][None].to(pipeline.model.device))
+        generated = request.finish(steps[-1][0][None].to(device_of(pipeline.model)))
         (picture,) = pipeline.pictures(generated)
         committed_at = pipeline.grid(forwards)[0].numpy().copy()
         yield Trace(label, picture, committed_at, tuple(lengths))

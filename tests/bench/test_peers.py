@@ -19,20 +19,22 @@ PROMPT = (2, 3, 1)
 )
 def test_a_peer_is_exact_where_it_says_so_and_nowhere_else(name):
     """Kills: noise of drafts shared with the criterion or the residual, a retained token that is
-    told its old law, a group of one, and a rule that never comes into play.
+    told its old distribution, a group of one, and a rule that never comes into play.
     """
     peer = PEERS[name]
     model, method = TableModel(length=5), peer.method(window=5, backend="eager")
     seeds = range(60_000 if name == "peer-sjd++" else 20_000)
     request = make_request(model, [PROMPT] * len(seeds), Sampling(True))
     tokens, stats = decode(model, request, method, seeds)
-    statistic, degrees = chi_square(tokens, model.picture_law(PROMPT, Sampling(True)), 3)
+    statistic, degrees = chi_square(tokens, model.picture_probabilities(PROMPT, Sampling(True)), 3)
     assert (statistic < threshold(degrees)) == peer.is_exact
     assert stats.tokens_per_forward > 1
 
 
 def test_total_variation_sees_a_bias_that_chance_does_not_show():
-    """Kills: a sum that is not halved, the law of another prompt, and a floor of other pictures."""
+    """Kills: a sum that is not halved, the distribution of another prompt, and a floor of other
+    pictures.
+    """
     exact, floor = total_variation(PEERS["peer-sjd"], 20_000)
     biased, same_floor = total_variation(PEERS["peer-gsd"], 20_000)
     assert floor == same_floor

@@ -7,6 +7,7 @@ import runpy
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 from typing import get_args
 
 import pytest
@@ -166,8 +167,9 @@ def test_force_replaces_a_file_and_nothing_else_does(run, tmp_path):
 
 def test_a_picture_depends_on_its_caption_and_seed_alone(run, tmp_path):
     """Kills: seeds that run on over the captions, and pictures under the wrong name."""
-    run("generate", RING, DISCS, "--n", "2", "--seed", "3", "--out", "all/")
-    run("generate", DISCS, "--seed", "4", "--out", "one.png")
+    # The window is a setting: left to "auto", it follows from how many are drawn at a time.
+    run("generate", RING, DISCS, "--n", "2", "--seed", "3", "--out", "all/", "--window", "9")
+    run("generate", DISCS, "--seed", "4", "--out", "one.png", "--window", "9")
     alike = Image.open("all/two-pink-discs-seed4.png"), Image.open("one.png")
     assert alike[0].tobytes() == alike[1].tobytes()
     others = {p.read_bytes() for p in (tmp_path / "all").iterdir()}
@@ -204,13 +206,15 @@ def test_json_of_generate_is_one_object_that_tells_all(run):
 def test_options_reach_the_model_under_its_own_names(run, monkeypatch):
     """Kills: an option read and then dropped, or passed under another name."""
     seen = {}
+    # One that makes use of every option.
+    decoding = SimpleNamespace(name="sjd2", is_corrected=True, config=sjd2.DecodingConfig(window=7))
 
     def resolved(model, config, adapter, corrector):
         seen.update(config=config, companions={"adapter": adapter, "corrector": corrector})
-        return "the method", None
+        return decoding, None
 
     def spy(pipeline, captions, seeds, method, **sampling):
-        assert method == "the method"
+        assert method is decoding
         seen.update(seeds=seeds, sampling=sampling)
         raise ValueError("enough")
 
@@ -239,6 +243,7 @@ def test_options_reach_the_model_under_its_own_names(run, monkeypatch):
         schedule="linear",
         corrector_passes="sweep",
         backend="eager",
+        progress=True,
     )
 
 

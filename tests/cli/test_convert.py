@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors.torch import load_file
+from safetensors.torch import load_file, save_file
 
 from sjd2.cli import main
 from tests.cli.requests import everything_in, one_line
@@ -32,9 +32,13 @@ def test_convert_refuses_what_it_cannot_read(tmp_path: Path, capsys: Any) -> Non
     Path("text.ckpt").write_text("no checkpoint")
     torch.save({"state_dict": tiny().state_dict(), "callback": Evil()}, "evil.ckpt")
     torch.save({"a": torch.zeros(2)}, "other.ckpt")
+    Path("half.ckpt").write_bytes(Path("other.ckpt").read_bytes()[:200])
+    save_file({"a": torch.zeros(2)}, "done.ckpt")
     before = everything_in(tmp_path)
     for name, fragment in [
-        ("text.ckpt", "text.ckpt: not a checkpoint of tensors alone"),
+        ("text.ckpt", "text.ckpt: not a whole checkpoint, as torch.save writes one"),
+        ("half.ckpt", "half.ckpt: not a whole checkpoint, as torch.save writes one"),
+        ("done.ckpt", "as torch.save writes one: it is a safetensors file already"),
         ("evil.ckpt", "evil.ckpt: not a checkpoint of tensors alone"),
         ("other.ckpt", "other.ckpt: no VQGAN decoder"),
         ("nowhere.ckpt", "nowhere.ckpt: no such file"),

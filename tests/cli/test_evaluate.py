@@ -95,14 +95,29 @@ def test_a_stopped_run_ends_with_the_same_results(evaluate, tmp_path, calls, mon
             assert len({picture.tobytes() for picture in pair}) == 1
 
 
-def test_a_finished_run_is_not_drawn_again_unless_something_else_is_asked(evaluate, monkeypatch):
-    """Kills: accounts taken for those of another seed, guidance or set of captions."""
+def test_a_finished_run_is_not_drawn_again_and_another_one_is_refused(
+    evaluate, tmp_path, monkeypatch
+):
+    """Kills: a report replaced by one of other settings, and accounts taken for those of another
+    seed, guidance or set of captions.
+    """
     assert evaluate("-q") == (0, "report/report.html\n", "")
     monkeypatch.setattr(measure, "draw", lambda *_, **__: pytest.fail("drawn again"))
     assert evaluate()[0] == 0
-    for other in (["--seed", "1"], ["--guidance", "2.5"], ["--top-k", "7"], ["--windows", "9"]):
+    for name, *other in (
+        ["seeds", "--seed", "1"],
+        ["guidance", "--guidance", "2.5"],
+        ["sampling", "--top-k", "7"],
+        ["windows", "--windows", "9"],
+    ):
+        # A report is not replaced by another one unasked,
+        assert one_line(evaluate(*other), f"report: holds a report with other {name};")
+        # nor is what it is made of.
+        (tmp_path / "report" / "settings.json").rename(tmp_path / "kept.json")
         with pytest.raises(pytest.fail.Exception):
             evaluate(*other)
+        (tmp_path / "kept.json").rename(tmp_path / "report" / "settings.json")
+    assert one_line(evaluate("--captions", "1"), "report: holds a report with other captions;")
 
 
 def test_the_report_shows_the_table_that_is_printed(evaluate, tmp_path):
@@ -116,6 +131,12 @@ def test_the_report_shows_the_table_that_is_printed(evaluate, tmp_path):
         assert all(f"<td>{cell}</td>" in page for cell in cells)
         assert all(cell in table for cell in cells)
     assert page.count("<svg") == 4
+    # Both captions, and ar, gumbel and maximal side by side.
+    assert re.findall(r'alt="(.*?)"', page) == [
+        f"{caption}, by {label}"
+        for caption in (RING, DISCS)
+        for label in ("ar", "sjd gumbel", "sjd maximal")
+    ]
     curve = json.loads((tmp_path / "report" / "results.json").read_text())["curves"]["guidance"]
     assert [point["guidance"] for point in curve] == [2.0, 3.0] * 2
     assert all(point["step_compression"] > 1 for point in curve)

@@ -1,12 +1,15 @@
 """The report: plots that hold what they are given, one file that loads nothing."""
 
+import base64
 import re
+from io import BytesIO
 from xml.etree import ElementTree
 
 import pytest
+from PIL import Image
 
 from sjd2.evaluate.plots import histogram, line_plot, stacked_bars
-from sjd2.evaluate.report import as_html, as_markdown
+from sjd2.evaluate.report import Drawn, as_html, as_markdown
 from sjd2.evaluate.summary import wilson
 
 SVG = "{http://www.w3.org/2000/svg}"
@@ -54,12 +57,27 @@ def results(**changes):
     return found, {"environments": [environment], "rows": [timing]}
 
 
-def test_the_page_loads_nothing_and_shows_every_plot():
+def test_the_page_loads_nothing_and_shows_every_picture_and_plot(tmp_path):
     """Kills: a script, a font or a picture from elsewhere, text that is taken for markup, and a
-    plot left out.
+    picture or a plot left out.
     """
-    page = as_html(*results())
-    assert not re.search(r"<script|<link|<img|src=|href=|url\(|@import", page)
+    path = tmp_path / "a.png"
+    Image.new("RGB", (600, 300), "red").save(path)
+    page = as_html(*results(), [Drawn("a <b>", [("ar", path), ("sjd <maximal>", path)])])
+    assert not re.search(r"<script|<link|href=|url\(|@import|srcset", page)
+    sources = re.findall(r'src="(.*?)"', page)
+    assert len(sources) == page.count("src=") == 2
+    for source in sources:
+        # The pictures themselves, small enough for many.
+        with Image.open(
+            BytesIO(base64.b64decode(source.removeprefix("data:image/webp;base64,")))
+        ) as shown:
+            assert shown.size == (256, 128)
+            assert shown.getpixel((9, 9))[0] > 200
+    assert re.findall(r'alt="(.*?)"', page) == [
+        "a &lt;b&gt;, by ar",
+        "a &lt;b&gt;, by sjd &lt;maximal&gt;",
+    ]
     assert page.count("http") == page.count("http://www.w3.org/2000/svg")
     assert "sjd &lt;maximal&gt;" in page
     assert "<maximal>" not in page
@@ -77,12 +95,22 @@ def test_the_table_leaves_out_what_nothing_is_known_of():
     assert "75.0% (30% to 95%)" in plain
     assert "80%" in plain
     assert "3 MiB" in plain
-    assert not re.search("exact|variation|FID|CLIP|same", plain.split("\n\n")[1])
+    assert not re.search("exact|variation|FID|CLIP|as ar", plain.split("\n\n")[1])
     biased = as_markdown(*results(exact=False, total_variation=0.25, fid=3.0))
     assert "| **no** | 0.250 |" in biased
     assert "shows 0.010 by chance" in biased
     assert "| 3.00 |" in biased
     assert "<b>no</b>" in as_html(*results(exact=False))
+
+
+def test_every_column_that_needs_it_is_explained_and_the_sameness_stands_in_front():
+    """Kills: a column behind the edge of a window, and one that nobody understands."""
+    table = as_markdown(*results(same_as_ar={"same": 3, "of": 4}))
+    head, notes = table.split("\n\n")[1].splitlines()[0], table.split("\n\n", 2)[2]
+    assert head.split(" | ").index("pictures as ar's") == 4
+    assert "| 3 of 4 |" in table
+    for named in ("Pictures as ar's", "As captioned", "Peak memory", "in forwards"):
+        assert named in notes
 
 
 def test_bars_are_as_high_as_their_values():

@@ -43,15 +43,17 @@ def run(out: Path, settings: CorrectorSettings = TINY, **options: Any) -> tuple[
 
 
 def test_moves_are_of_columns_whose_neighbours_changed() -> None:
-    """Kills: predictions of different columns paired, padding learned from, laws unnormalised."""
+    """Kills: predictions of different columns paired, padding learned from, distributions
+    unnormalised.
+    """
     model = tiny_janus()
     family = family_of(model)
     moves = Moves(family, make_corrector(family, 8), INPUTS, SAMPLING, TINY)
     batch = next(iter(moves))
     assert {len(tensor) for tensor in batch.values()} == {TINY.columns}
     assert (batch["old"] != batch["new"]).any(dim=-1).all()
-    for law in (batch["log_p"], batch["target"]):
-        assert torch.allclose(law.float().exp().sum(-1), torch.ones(TINY.columns), atol=1e-2)
+    for target in (batch["log_p"], batch["target"]):
+        assert torch.allclose(target.float().exp().sum(-1), torch.ones(TINY.columns), atol=1e-2)
     # Every neighbour is a row of the features of its own offset.
     offset = torch.arange(batch["old"].shape[1]) * (VOCAB + 1)
     assert ((batch["old"] >= offset) & (batch["old"] <= offset + VOCAB)).all()
@@ -79,13 +81,20 @@ def test_a_corrector_learns_and_the_model_stays(tmp_path: Path) -> None:
 
 
 def test_a_corrector_s_run_can_go_on(tmp_path: Path) -> None:
-    """Kills: a checkpoint that is not read, a run that starts over unasked."""
-    run(tmp_path)
+    """Kills: a checkpoint that is not read, a run that starts over unasked, drawings made with
+    other weights than at first, and dropout from another place of its stream.
+    """
+    # Drawings begin in between the checkpoints, and older ones are learned from as well.
+    settings = replace(TINY, steps=8, reuse=3)
+    _, whole, before = run(tmp_path, settings)
     # As a kill would leave it: the last checkpoint is not finished.
-    shutil.rmtree(tmp_path / "checkpoints" / "checkpoint-4")
+    shutil.rmtree(tmp_path / "checkpoints" / "checkpoint-8")
     with pytest.raises(ValueError, match="--resume goes on"):
-        run(tmp_path)
-    _, corrector, history = run(tmp_path, resume=True)
+        run(tmp_path, settings)
+    _, corrector, history = run(tmp_path, settings, resume=True)
+    assert history["log"] == before["log"]
     steps = [entry["step"] for entry in history["log"] if "eval_step_compression" in entry]
-    assert steps == [2, 4]
+    assert steps == [2, 4, 6, 8]
     assert corrector.shift.weight.abs().sum() > 0
+    for ours, theirs in zip(whole.parameters(), corrector.parameters(), strict=True):
+        assert torch.equal(ours, theirs)

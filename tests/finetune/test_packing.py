@@ -14,7 +14,7 @@ from sjd2.config import DecodingConfig
 from sjd2.finetune.objective import drawing_request, rising_noise
 from sjd2.finetune.packing import Windows, hidden_behind, packed_log_probs
 from sjd2.finetune.rollouts import Rollouts
-from sjd2.kernels.reference.target import guide
+from sjd2.kernels.target.eager import guide
 from sjd2.models import family_of
 from sjd2.sampler import decode, resolve
 from sjd2.sampler.noise import NoisyDrafts
@@ -50,8 +50,8 @@ def test_packed_windows_predict_what_decoding_predicted(janus: Any) -> None:
             noise = state.drafts
             assert isinstance(noise, NoisyDrafts)
             timestep = noise.timestep[:, :-1]
-            law = guide(iteration.logits, 3.0).log_softmax(-1)
-            seen.append((state.position.clone(), noise.embeddings[:, :-1], timestep, law))
+            target = guide(iteration.logits, 3.0).log_softmax(-1)
+            seen.append((state.position.clone(), noise.embeddings[:, :-1], timestep, target))
 
     method = resolve(CONFIG, Companions(adapter=adapter))
     tokens, _ = decode(family, request, method, [5, 6, 7], [OnIteration(watch)])
@@ -62,8 +62,8 @@ def test_packed_windows_predict_what_decoding_predicted(janus: Any) -> None:
     valid = torch.ones_like(timestep, dtype=torch.bool)
     windows = Windows(start, drafts, timestep, valid)
     predicted, truth = packed_log_probs(family, adapter, request.prompt, tokens, windows, 3.0)
-    for at, (position, _, _, law) in enumerate(seen):
-        torch.testing.assert_close(predicted[:, at], law[:, 1:], atol=2e-4, rtol=1e-4)
+    for at, (position, _, _, target) in enumerate(seen):
+        torch.testing.assert_close(predicted[:, at], target[:, 1:], atol=2e-4, rtol=1e-4)
         replayed = replayed_log_probs(janus, tokens, 3.0)
         for row, first in enumerate(position.tolist()):
             expected = replayed[row, first + 1 : first + CONFIG.window]
@@ -79,8 +79,8 @@ def test_hidden_behind_is_a_plain_forward(janus: Any) -> None:
     fed = family.embedding_table()[tokens[:, :-1]].repeat(2, 1, 1)
     noisy = torch.zeros(fed.shape[:2], dtype=torch.bool)
     logits = family.logits(hidden_behind(family, adapter, prompt, fed, noisy))
-    law = guide(logits, 3.0).log_softmax(-1)
-    torch.testing.assert_close(law, replayed_log_probs(janus, tokens, 3.0), atol=1e-4, rtol=0)
+    target = guide(logits, 3.0).log_softmax(-1)
+    torch.testing.assert_close(target, replayed_log_probs(janus, tokens, 3.0), atol=1e-4, rtol=0)
 
 
 def test_rollouts_go_on_where_they_stopped(janus: Any) -> None:

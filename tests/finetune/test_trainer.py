@@ -11,8 +11,9 @@ import pytest
 import torch
 
 import sjd2
+from sjd2.finetune.runs import last_checkpoint
 from sjd2.finetune.settings import FinetuneSettings
-from sjd2.finetune.trainer import finetune, last_checkpoint
+from sjd2.finetune.trainer import finetune
 from sjd2.models import family_of
 from tests.finetune.test_packing import INPUTS, SAMPLING
 from tests.janus_model import LENGTH, VOCAB, tiny_janus
@@ -64,6 +65,32 @@ def test_a_run_that_goes_on_ends_the_same(tmp_path: Path) -> None:
     for ours, theirs in zip(whole.parameters(), resumed.parameters(), strict=True):
         assert torch.equal(ours, theirs)
     assert any(parameter.abs().sum() > 0 for parameter in resumed.up.values())
+
+
+@pytest.mark.parametrize("full", [False, True])
+def test_a_run_that_had_done_all_steps_does_none_when_it_goes_on(
+    tmp_path: Path, full: bool
+) -> None:
+    """Kills: a step more than was asked for, after a kill in the last measurement."""
+    settings = replace(TINY, full=full)
+    _, whole, history = run(tmp_path, settings)
+    _, resumed, again = run(tmp_path, settings, resume=True)
+    assert again["log"] == history["log"]
+    assert again["log"][-1]["step"] == TINY.steps
+    assert again["step_compression"] == history["step_compression"]
+    assert resumed.base == whole.base
+    for ours, theirs in zip(whole.parameters(), resumed.parameters(), strict=True):
+        assert torch.equal(ours, theirs)
+
+
+def test_only_a_training_of_the_same_settings_goes_on(tmp_path: Path) -> None:
+    """Kills: --resume that starts afresh without a word, and settings that are not looked at."""
+    with pytest.raises(ValueError, match="holds no training to go on with"):
+        run(tmp_path, resume=True)
+    assert list(tmp_path.iterdir()) == []
+    run(tmp_path)
+    with pytest.raises(ValueError, match="has other steps, warm_up"):
+        run(tmp_path, replace(TINY, steps=6, warm_up=2), resume=True)
 
 
 def test_the_adapter_learns_and_the_model_stays(tmp_path: Path) -> None:

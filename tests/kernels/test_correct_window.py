@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib
 from dataclasses import replace
 from itertools import pairwise
 from typing import Any
@@ -11,11 +10,12 @@ import pytest
 import torch
 from torch import Tensor
 
-from sjd2.kernels import Rules, Shifts, Window, reference
+from sjd2.kernels import Rules, Shifts, Window, eager
+from sjd2.kernels.correct_window import cpu
 from tests.kernels.test_triton_parity import device, random_logits
 
-triton = pytest.importorskip("triton")
-from sjd2.kernels import _triton  # noqa: E402
+pytest.importorskip("triton")
+from sjd2.kernels import triton
 
 __all__ = ["device"]
 
@@ -33,7 +33,7 @@ def corrections(
     grammar: dict[int, int] | None = None,
     passes: int = 2,
 ) -> list[Window]:
-    """Two iterations with some corrections behind each; the windows on the way."""
+    """Two iterations, each followed by corrections; all corrected windows."""
     generator = torch.Generator().manual_seed(1)
 
     def random(*shape: int) -> Tensor:
@@ -49,8 +49,8 @@ def corrections(
     seed = torch.arange(images, device=where) * (2**61 // 3) + 5
     position = torch.zeros_like(seed)
     tokens = torch.randint(vocab, (images, LENGTH), generator=generator).to(where)
-    window = reference.first_window(seed, 2, vocab, grammar=forced)
-    copies, met = 2 if rules.guidance_scale != 1 else 1, []
+    window = eager.first_window(seed, 2, vocab, grammar=forced)
+    copies, windows = 2 if rules.guidance_scale != 1 else 1, []
     for iteration in (1, 2):
         logits = random_logits(copies * images, window.width, vocab, iteration).to(where)
         at: dict[str, Any] = {"seed": seed, "grammar": forced, "iteration": iteration}
@@ -75,21 +75,21 @@ def corrections(
                 correction=correction,
                 **at,
             )
-            met.append(window)
-    return met
+            windows.append(window)
+    return windows
 
 
 def agree(*shape: int, where: str, rules: Rules, **options: Any) -> None:
-    """Tokens and kinds of kernels and twins are equal, and so are the laws they leave."""
-    expected = corrections(reference, *shape, where, rules, **options)
-    found = corrections(_triton, *shape, where, rules, **options)
+    """Tokens and kinds of kernels and twins are equal, distributions to rounding."""
+    expected = corrections(eager, *shape, where, rules, **options)
+    found = corrections(triton, *shape, where, rules, **options)
     assert any(not torch.equal(one.tokens, other.tokens) for one, other in pairwise(expected))
     for ours, theirs in zip(found, expected, strict=True):
         for name in ("slots", "kinds", "offset"):
             assert torch.equal(getattr(ours, name), getattr(theirs, name)), name
-        law = ours.law - torch.logsumexp(ours.law, dim=-1, keepdim=True)
+        target = ours.draft_logits - torch.logsumexp(ours.draft_logits, dim=-1, keepdim=True)
         free = theirs.kinds == 0
-        torch.testing.assert_close(law[free], theirs.law[free], rtol=2e-5, atol=2e-5)
+        torch.testing.assert_close(target[free], theirs.draft_logits[free], rtol=2e-5, atol=2e-5)
 
 
 @pytest.mark.parametrize("shape", [(17, 4, 2), (2, 3, 1), (257, 18, 2)], ids=str)
@@ -113,7 +113,7 @@ def test_corrections_are_those_of_the_twin(
     ],
     ids=str,
 )
-def test_corrections_start_from_the_law_of_the_forward(
+def test_corrections_start_from_the_distribution_of_the_forward(
     changes: dict[str, Any], device: str
 ) -> None:
     """Kills: guidance or temperature left out, or applied to what has been corrected already."""
@@ -121,25 +121,24 @@ def test_corrections_start_from_the_law_of_the_forward(
 
 
 def test_corrections_of_a_shortlist_are_those_of_the_twin(device: str) -> None:
-    """Kills: a list that differs from what the kernel leaves by multiplying with all."""
+    """Kills: a list that differs from the product with all weights, which the kernel computes."""
     agree(257, 4, 2, where=device, rules=Rules(top_k=2, top_p=0.99))
 
 
-def test_a_shortlist_corrects_the_same_laws(monkeypatch: pytest.MonkeyPatch) -> None:
-    """What a small top-k leaves is listed; the laws are those of the product with all weights.
+def test_a_shortlist_corrects_the_same_distribution(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Correcting only the tokens that top-k keeps gives the distributions of the whole product.
 
-    Kills: a list of another image or column; what top-k has cut off brought back.
+    Kills: a list of another image or column; tokens below the top-k threshold brought back.
     """
-    twin = importlib.import_module("sjd2.kernels.reference.correct_window")
     for rules in (Rules(top_k=3), Rules(top_k=3, verify="gumbel", guidance_scale=2.0)):
-        listed = corrections(reference, 400, 5, 3, "cpu", rules, grammar={1: 3, 4: 399})
-        monkeypatch.setattr(twin, "_SHORTLIST", 0)
-        multiplied = corrections(reference, 400, 5, 3, "cpu", rules, grammar={1: 3, 4: 399})
+        listed = corrections(eager, 400, 5, 3, "cpu", rules, grammar={1: 3, 4: 399})
+        monkeypatch.setattr(cpu, "_SHORTLIST", 0)
+        multiplied = corrections(eager, 400, 5, 3, "cpu", rules, grammar={1: 3, 4: 399})
         monkeypatch.undo()
         for ours, theirs in zip(listed, multiplied, strict=True):
             assert torch.equal(ours.tokens, theirs.tokens)
-            torch.testing.assert_close(ours.law, theirs.law, rtol=2e-5, atol=2e-5)
-            assert ((ours.law > -torch.inf).sum(dim=-1) <= 3).all()
+            torch.testing.assert_close(ours.draft_logits, theirs.draft_logits, rtol=2e-5, atol=2e-5)
+            assert ((ours.draft_logits > -torch.inf).sum(dim=-1) <= 3).all()
 
 
 def test_forced_tokens_are_left_alone(device: str) -> None:
@@ -161,8 +160,8 @@ def test_equal_neighbours_leave_a_draft_alone() -> None:
     log_p = torch.randn(2, width, vocab, generator=generator).log_softmax(-1)
     slots = tokens.gather(1, position[:, None] + torch.arange(width + 1))
     window = Window(slots, torch.zeros(2, width, dtype=torch.uint8), log_p, torch.zeros(2).long())
-    seen = reference.activate_window(state, tokens, shifts, position=position)
-    corrected = reference.correct_window(
+    seen = eager.activate_window(state, tokens, shifts, position=position)
+    corrected = eager.correct_window(
         window,
         window,
         state,
@@ -176,4 +175,4 @@ def test_equal_neighbours_leave_a_draft_alone() -> None:
         correction=1,
     )
     assert torch.equal(corrected.slots, window.slots)
-    torch.testing.assert_close(corrected.law, log_p)
+    torch.testing.assert_close(corrected.draft_logits, log_p)

@@ -1,4 +1,4 @@
-"""The kernels as operations of torch: schemas, fakes, and whole under `torch.compile`."""
+"""The kernels as torch operations: schemas, fakes, and one graph under `torch.compile`."""
 
 from __future__ import annotations
 
@@ -10,11 +10,13 @@ from torch import Tensor
 
 from sjd2.kernels import Rules, Verdict, first_window
 
-triton = pytest.importorskip("triton")
-from sjd2.kernels import _triton  # noqa: E402
+pytest.importorskip("triton")
+from triton import knobs
+
+from sjd2.kernels import triton
 
 pytestmark = pytest.mark.skipif(
-    not triton.knobs.runtime.interpret, reason="Triton is not interpreted here"
+    not knobs.runtime.interpret, reason="Triton is not interpreted here"
 )
 IMAGES, WIDTH, VOCAB, SIZE = 2, 3, 7, 6
 SEED = torch.arange(IMAGES)
@@ -25,19 +27,29 @@ def window_arguments(next_width: int) -> tuple[Any, ...]:
     window = first_window(SEED, WIDTH, VOCAB)
     logits = torch.randn(2 * IMAGES, WIDTH, VOCAB)
     rules = (2.0, 1.0, 3, 1.0, 0, 2, next_width)  # guidance, ..., mode, start, next width
-    state = (window.slots, window.kinds, window.law, None, False, window.offset)
-    return (logits, *state, SEED, ZERO, None, None, 1, 20, *rules)
+    state = (window.slots, window.kinds, window.draft_logits, None, False, window.offset)
+    return (logits, *state, SEED, ZERO, None, None, 1, None, 20, *rules)
 
 
-def correction_arguments(is_corrected: bool) -> tuple[Any, ...]:
+def correction_arguments(is_processed: bool) -> tuple[Any, ...]:
     rank, offsets, tokens = 4, torch.tensor([1, 2]), torch.randint(VOCAB, (IMAGES, 20))
     logits = torch.randn(2 * IMAGES, WIDTH, VOCAB)
     stats, state = torch.randn(IMAGES, WIDTH, 3), torch.randn(IMAGES, WIDTH, rank)
     drafts = first_window(SEED, WIDTH, VOCAB)
-    law = torch.randn(IMAGES, WIDTH, VOCAB) if is_corrected else logits
-    window = (drafts.slots, drafts.kinds, law, stats, is_corrected, ZERO, logits, stats, ZERO)
+    target = torch.randn(IMAGES, WIDTH, VOCAB) if is_processed else logits
+    window = (
+        drafts.slots,
+        drafts.kinds,
+        target,
+        stats,
+        is_processed,
+        ZERO,
+        logits,
+        stats,
+        ZERO,
+    )
     inner = (state, state.sigmoid(), tokens, torch.randn(2 * (VOCAB + 1), rank), offsets)
-    return (*window, *inner, torch.randn(VOCAB, rank), SEED, ZERO, None, 1, 2.0, 1.0, 0)
+    return (*window, *inner, torch.randn(VOCAB, rank), SEED, ZERO, None, 1, ZERO, 2.0, 1.0, 0)
 
 
 def activation_arguments() -> tuple[Any, ...]:
@@ -68,7 +80,6 @@ CALLS = {
         SEED,
         torch.zeros(IMAGES, 20, dtype=torch.int64),
         ZERO.clone(),
-        ZERO.clone(),
     ),
     "kv_append": lambda: (
         cache(),
@@ -77,7 +88,7 @@ CALLS = {
         torch.randn(IMAGES, 2, WIDTH, SIZE),
         SEED,
     ),
-    "kv_truncate": lambda: (ZERO.clone(), SEED, [cache()], WIDTH),
+    "kv_truncate": lambda: (ZERO.clone(), SEED),
     "kv_compact": lambda: (cache(), SEED[1:], SEED + 3),
     "noisy_embed": lambda: embed_arguments(torch.randn(VOCAB, SIZE)),
     "denoise_step": lambda: (
@@ -90,7 +101,7 @@ CALLS = {
 
 
 @pytest.mark.parametrize("name", CALLS)
-def test_schema_and_fake_tell_the_truth(name: str) -> None:
+def test_schema_and_fake_match_the_operation(name: str) -> None:
     """Kills: an argument that is written but not declared so; a fake of another shape or dtype."""
     op = getattr(torch.ops.sjd2, name.partition(",")[0]).default
     torch.library.opcheck(op, CALLS[name](), test_utils=("test_schema", "test_faketensor"))
@@ -107,10 +118,10 @@ def test_an_iteration_compiles_in_one_graph() -> None:
     window = first_window(SEED, WIDTH, VOCAB)
 
     def iteration(logits: Tensor, table: Tensor, position: Tensor) -> tuple[Verdict, Tensor]:
-        verdict = _triton.verify_window(
+        verdict = triton.verify_window(
             logits, window, Rules(), seed=SEED, position=position, iteration=1, length=20
         )
-        return verdict, _triton.noisy_embed(verdict.window.fed, table)
+        return verdict, triton.noisy_embed(verdict.window.fed, table)
 
     logits, table = torch.randn(IMAGES, WIDTH, VOCAB), torch.randn(VOCAB, SIZE)
     expected, embeddings = iteration(logits, table, ZERO)

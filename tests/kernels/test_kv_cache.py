@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import pytest
 import torch
 
 from sjd2.kernels import kv_append, kv_truncate
@@ -23,15 +24,20 @@ def test_append_touches_the_window_and_nothing_else() -> None:
 
 
 def test_truncate_moves_the_length_in_place() -> None:
-    """Kills: a copy of the lengths, after which the cache forgets."""
+    """Kills: a copy of the lengths, which leaves the cache as it was."""
     lengths = torch.tensor([1, 5])
     kv_truncate(lengths, torch.tensor([2, 0]))
     assert lengths.tolist() == [3, 5]
 
 
-def test_scrub_zeroes_the_rejected_tail_only() -> None:
-    """Kills: an accepted entry scrubbed, a rejected one left, another row's tail."""
-    cache = torch.ones(2, 1, 8, 1)
-    lengths = torch.tensor([1, 3])
-    kv_truncate(lengths, torch.tensor([1, 4]), (cache,), width=4)
-    assert cache[:, 0, :, 0].tolist() == [[1, 1, 0, 0, 0, 1, 1, 1], [1] * 8]
+def test_truncate_moves_guidance_rows_with_their_pictures() -> None:
+    """Kills: guidance rows that are left out, or given the accept length of another picture."""
+    lengths = torch.tensor([1, 5, 3, 8])
+    kv_truncate(lengths, torch.tensor([2, 0]))
+    assert lengths.tolist() == [3, 5, 5, 8]
+
+
+def test_truncate_refuses_rows_that_belong_to_no_picture() -> None:
+    """Kills: accept lengths of another batch, which a kernel would apply to the wrong rows."""
+    with pytest.raises(ValueError, match="lengths has 3 rows: must be a multiple of the 2 of"):
+        kv_truncate(torch.tensor([1, 5, 3]), torch.tensor([2, 0]))

@@ -2,16 +2,14 @@
 
 from __future__ import annotations
 
-import numpy as np
 import pytest
 import torch
 
-from sjd2.kernels import _philox
-from sjd2.kernels._philox import (
+from sjd2.kernels.philox import (
     Stream,
     _blocks,
     _fraction,
-    _fraction_by_numpy,
+    cpu,
     fixed_gumbel,
     gumbel,
     philox4x32,
@@ -54,15 +52,17 @@ def test_numpy_gives_the_words_of_torch(rows: int, count: int) -> None:
         assert torch.equal(ours, theirs.expand_as(ours))
 
 
-def test_numpy_gives_the_fractions_of_torch() -> None:
+def test_every_token_has_its_own_words() -> None:
     """Kills: odd and even tokens exchanged, the low words taken for the high ones, no clamp."""
     seed, position = torch.randint(2**62, (9,)), torch.randint(2**31, (9,))
     w0, w1, w2, w3 = _blocks(seed, position, 3, Stream.DRAFT, torch.arange(50) + 4)
-    even, odd = _fraction(w0, w1), _fraction(w2, w3)
-    expected = torch.stack((even, odd), dim=-1).flatten(1)
-    assert torch.equal(uniform(seed, position, 3, Stream.DRAFT, 99, 8), expected[:, :99])
-    largest = np.full((2, 1, 1), 2**32 - 1, np.uint64)
-    assert _fraction_by_numpy(largest, largest).max() < 1
+    found = uniform(seed, position, 3, Stream.DRAFT, 99, 8).double()
+    for words, ours in (((w0, w1), found[:, 0::2]), ((w2, w3), found[:, 1::2])):
+        high, low = (word[:, : ours.shape[1]].double() for word in words)
+        expected = high * 2.0**-32 + (low + 0.5) * 2.0**-64
+        torch.testing.assert_close(ours, expected, rtol=2.0**-23, atol=0)
+    largest = torch.full((1,), 2**32 - 1)
+    assert _fraction(largest, largest).max() < 1
 
 
 def addresses(count: int) -> tuple[torch.Tensor, torch.Tensor]:
@@ -88,11 +88,11 @@ def test_uniform_and_gumbel_have_their_moments() -> None:
     assert abs(g.var() - torch.pi**2 / 6) < 2e-2
 
 
-def test_fixed_noise_is_the_same_however_often_and_wherever_it_is_asked_for(
+def test_fixed_noise_is_the_same_in_every_call(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """Kills: a remembered row of another seed, position, stream or vocabulary; one written over."""
-    monkeypatch.setattr(_philox, "_REMEMBERED", 200)
+    monkeypatch.setattr(cpu, "_REMEMBERED", 200)
     generator = torch.Generator().manual_seed(1)
     for vocab_size, stream in [(9, Stream.DRAFT), (10, Stream.DRAFT), (9, Stream.RESIDUAL)] * 3:
         seed = torch.randint(3, (2, 4), generator=generator)
@@ -131,7 +131,7 @@ def test_every_part_of_the_address_changes_the_draw() -> None:
 
 
 def test_streams_are_uncorrelated() -> None:
-    """Kills: two streams of one number."""
+    """Kills: two streams with the same number."""
     seed, position = addresses(50_000)
     draws = torch.stack([uniform(seed, position, 1, stream).squeeze(-1) for stream in Stream])
     correlation = torch.corrcoef(draws) - torch.eye(len(Stream))

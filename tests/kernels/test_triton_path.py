@@ -1,4 +1,4 @@
-"""The Triton path as the sampler takes it: it really runs, in few launches, and exactly."""
+"""The Triton path in the sampler: it really runs, in few launches, and exactly."""
 
 from __future__ import annotations
 
@@ -54,12 +54,12 @@ def test_triton_draws_what_its_twins_draw(options: dict[str, Any]) -> None:
 
 
 @interpreted
-def test_pictures_drawn_by_triton_follow_the_target_law() -> None:
+def test_pictures_drawn_by_triton_follow_the_target_distribution() -> None:
     """Kills: kernels and twins wrong in the same way where the twins are never sampled."""
     model = TableModel(length=2)
     tokens, _ = draw(DecodingConfig(window=2, backend="triton"), range(120), model)
-    law = model.picture_law(PROMPT, GUIDED)
-    statistic, degrees = chi_square(tokens, law, model.vocab_size)
+    target = model.picture_probabilities(PROMPT, GUIDED)
+    statistic, degrees = chi_square(tokens, target, model.vocab_size)
     assert statistic < threshold(degrees)
 
 
@@ -84,7 +84,7 @@ class Launches(TorchDispatchMode):
 
 
 @interpreted
-def test_an_iteration_is_six_launches_and_no_readback(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_iteration_is_eight_launches_and_no_readback(monkeypatch: pytest.MonkeyPatch) -> None:
     """Kills: a tensor operation slipped in between the kernels; anything the host must wait for."""
     from triton.runtime.interpreter import InterpretedFunction
 
@@ -94,7 +94,7 @@ def test_an_iteration_is_six_launches_and_no_readback(monkeypatch: pytest.Monkey
 
     def counted(self: Any, *args: Any, **kwargs: Any) -> Any:
         counter.seen.append(self.fn.__name__)
-        # What the interpreter does with tensors is its own affair.
+        # Do not count what the interpreter itself does with tensors.
         with torch.utils._python_dispatch._disable_current_modes():
             return run(self, *args, **kwargs)
 
@@ -126,7 +126,10 @@ def test_an_iteration_is_six_launches_and_no_readback(monkeypatch: pytest.Monkey
     assert steady
     for launches in steady:
         assert sorted(launches) == sorted(
-            ["embed_kernel", "add", "le", "columns_kernel", "rows_kernel", "commit_kernel"]
+            [
+                *("embed_kernel", "add", "le", "minimum", "columns_kernel", "rows_kernel"),
+                *("commit_kernel", "truncate_kernel"),
+            ]
         )
 
 
@@ -164,7 +167,8 @@ def test_window_state_is_small() -> None:
 
     Kills: a [W, V] tensor in the window.
     """
-    from sjd2.kernels import Rules, _triton, first_window
+    from sjd2.kernels import Rules, first_window
+    from sjd2.kernels import triton as kernels
 
     if not triton.knobs.runtime.interpret:
         pytest.skip("Triton is not interpreted here")
@@ -172,14 +176,14 @@ def test_window_state_is_small() -> None:
     window = first_window(seed, 96, 16)
     logits = torch.zeros(1, 96, 16)
     at = {"seed": seed, "position": seed, "iteration": 1, "length": 200}
-    after = _triton.verify_window(logits, window, Rules(), **at).window
-    assert after.law.data_ptr() == logits.data_ptr()
-    kept = [after.slots, after.kinds, after.offset, after.law_stats]
+    after = kernels.verify_window(logits, window, Rules(), **at).window
+    assert after.draft_logits.data_ptr() == logits.data_ptr()
+    kept = [after.slots, after.kinds, after.offset, after.draft_stats]
     assert sum(tensor.numel() * tensor.element_size() for tensor in kept) <= 8192
 
 
-def test_the_choice_of_an_implementation_is_open(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Kills: Triton asked for and something else given; a CPU slowed down by interpretation."""
+def test_an_implementation_is_selected_as_requested(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Kills: Triton requested and the twins run; a CPU that runs interpreted kernels by default."""
     cpu = torch.device("cpu")
     monkeypatch.delenv("SJD2_KERNELS", raising=False)
     assert _dispatch.select("auto", cpu).name == "eager"
@@ -207,10 +211,10 @@ def test_an_operation_outside_the_sampler_obeys_the_environment(
     window = first_window(seed, 2, 5)
     monkeypatch.setenv("SJD2_KERNELS", "triton")
     verdict = verify_window(torch.zeros(1, 2, 5), window, Rules(), **at)
-    assert verdict.window.law_stats is not None
+    assert verdict.window.draft_stats is not None
     monkeypatch.setenv("SJD2_KERNELS", "eager")
     verdict = verify_window(torch.zeros(1, 2, 5), window, Rules(), **at)
-    assert verdict.window.law_stats is None
+    assert verdict.window.draft_stats is None
 
 
 @pytest.mark.parametrize(

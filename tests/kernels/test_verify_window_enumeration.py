@@ -1,8 +1,8 @@
 """Exactness without statistics: every branch of the decision code, weighed in float64.
 
 `decide` is the very function that the sampler runs; only its randomness is replaced, by scripts
-that between them take every branch. Summing the weights of the branches gives the law of the
-committed pictures to rounding error.
+that between them take every branch. Summing the weights of the branches gives the distribution of
+the committed pictures to rounding error.
 """
 
 from __future__ import annotations
@@ -16,8 +16,8 @@ import torch
 from torch import Tensor
 
 from sjd2.kernels import DraftKind, Rules, Verdict, Window
-from sjd2.kernels._philox import Stream
-from sjd2.kernels.reference.verify_window import decide
+from sjd2.kernels.philox import Stream
+from sjd2.kernels.verify_window.eager import decide
 from sjd2.protocol import Sampling
 from sjd2.sampler.schedule import steps_allowed
 from tests.table_model import TableModel
@@ -60,7 +60,7 @@ class Scripts:
         tokens = self.chosen[rows, columns]
         p = weights / weights.sum(dim=-1, keepdim=True)
         log_p = p.gather(1, tokens[:, None]).squeeze(1).log()
-        # What enters behind the picture is never committed: one script stands for all there.
+        # What enters behind the picture is never committed: one script is enough there.
         behind = (columns >= self.width) & (columns >= self.remaining)
         one = torch.where(tokens == 0, 0.0, -torch.inf).double()
         self.log_weight.index_add_(0, rows, torch.where(behind, one, log_p))
@@ -89,16 +89,16 @@ class State:
     @property
     def key(self) -> tuple[object, ...]:
         remaining = LENGTH - len(self.committed)
-        slots, kinds, law, offset = (tensor[0] for tensor in self.window[:4])
-        laws = tuple(
-            law[min(column + int(offset), len(law) - 1)].numpy().tobytes()
+        slots, kinds, found, offset = (tensor[0] for tensor in self.window[:4])
+        targets = tuple(
+            found[min(column + int(offset), len(found) - 1)].numpy().tobytes()
             if kind == DraftKind.FULL
             else b""
             for column, kind in enumerate(kinds[:remaining].tolist())
         )
         drafts = slots[1 : remaining + 1]
         noise = self.steps[:remaining]
-        return self.committed, tuple(drafts.tolist()), tuple(kinds.tolist()), laws, noise
+        return self.committed, tuple(drafts.tolist()), tuple(kinds.tolist()), targets, noise
 
 
 Mutation = Callable[[Window, Verdict], Verdict]
@@ -138,13 +138,14 @@ def enumerate_pictures(
     mutation: Mutation | None = None,
     denoising: Denoising | None = None,
 ) -> Tensor:
-    """The law of the pictures that the decision code commits: float64 [V ** length]."""
+    """The distribution of the pictures that the decision code commits: float64 [V ** length]."""
     denoising = denoising or Denoising()
-    # Drafts of a neighbour's law have no neighbour at first: that window has one column, and grows.
+    # Drafts of a neighbour's distribution have no neighbour at first: that window has one column,
+    # and grows.
     first = 1 if rules.start == "neighbour" else width
     sampling = Sampling(True)
     scripts = {columns: Scripts(columns, width, VOCAB) for columns in (first, width)}
-    law = torch.zeros(VOCAB**LENGTH, dtype=torch.float64)
+    found = torch.zeros(VOCAB**LENGTH, dtype=torch.float64)
     pending: dict[tuple[object, ...], tuple[State, float]] = {}
     for state, weight in first_states(model, first):
         state.steps = bounded((denoising.steps,) * first, denoising, width)
@@ -161,11 +162,11 @@ def enumerate_pictures(
             committed = successor.committed
             if len(committed) == LENGTH:
                 index = sum(t * VOCAB ** (LENGTH - 1 - at) for at, t in enumerate(committed))
-                law[index] += weight * chance
+                found[index] += weight * chance
                 continue
             known = pending.get(successor.key, (successor, 0.0))
             pending[successor.key] = (successor, known[1] + weight * chance)
-    return law
+    return found
 
 
 def successors(
@@ -244,13 +245,13 @@ CASES = [
 
 @pytest.mark.parametrize(("width", "coupling", "start", "grammar"), CASES)
 def test_decide_is_lossless(width: int, coupling: str, start: str, grammar: dict[int, int]) -> None:
-    """Kills: a law left as it was after a coupling, an offset off by one, a residual of `q - p`, a
-    redraw that forgets a column, a forced token drawn freely.
+    """Kills: a distribution left as it was after a coupling, an offset off by one, a residual of `q
+    - p`, a redraw that forgets a column, a forced token drawn freely.
     """
     model = TableModel(VOCAB, LENGTH, grammar)
-    law = enumerate_pictures(model, width, Rules(coupling=coupling, start=start))
-    assert abs(float(law.sum()) - 1) < 1e-12
-    assert total_variation(law, model.picture_law(PROMPT, Sampling(True))) < 1e-12
+    found = enumerate_pictures(model, width, Rules(coupling=coupling, start=start))
+    assert abs(float(found.sum()) - 1) < 1e-12
+    assert total_variation(found, model.picture_probabilities(PROMPT, Sampling(True))) < 1e-12
 
 
 @pytest.mark.parametrize("steps", [1, 2])
@@ -270,9 +271,9 @@ def test_decide_is_lossless_with_noisy_drafts(
     """Kills: a chain that runs on behind the first noisy slot, or stops one short of it."""
     model = TableModel(VOCAB, LENGTH, grammar)
     rules = Rules(coupling=coupling, start=start)
-    law = enumerate_pictures(model, width, rules, None, Denoising(steps))
-    assert abs(float(law.sum()) - 1) < 1e-12
-    assert total_variation(law, model.picture_law(PROMPT, Sampling(True))) < 1e-12
+    found = enumerate_pictures(model, width, rules, None, Denoising(steps))
+    assert abs(float(found.sum()) - 1) < 1e-12
+    assert total_variation(found, model.picture_probabilities(PROMPT, Sampling(True))) < 1e-12
 
 
 @pytest.mark.parametrize("steps", [1, 2])
@@ -282,29 +283,29 @@ def test_enumeration_sees_verification_behind_noise(steps: int) -> None:
     Kills: an enumeration whose noisy inputs say all that the tokens say.
     """
     model = TableModel(VOCAB, LENGTH)
-    law = enumerate_pictures(model, 3, Rules(), None, Denoising(steps, blind=True))
-    assert total_variation(law, model.picture_law(PROMPT, Sampling(True))) > 1e-3
+    found = enumerate_pictures(model, 3, Rules(), None, Denoising(steps, blind=True))
+    assert total_variation(found, model.picture_probabilities(PROMPT, Sampling(True))) > 1e-3
 
 
-def old_law_kept(before: Window, verdict: Verdict) -> Verdict:
-    """A published release: coupled tokens keep the law they had before the coupling."""
+def old_distribution_kept(before: Window, verdict: Verdict) -> Verdict:
+    """A published release: coupled tokens keep the distribution they had before the coupling."""
     width = before.tokens.shape[1]
     source = torch.arange(width) + verdict.accept_length[:, None]
     moved = source.clamp(max=width - 1)
     was_uniform = before.kinds.gather(1, moved) == DraftKind.UNIFORM
-    stored = (moved + before.offset[:, None]).clamp(max=before.law.shape[1] - 1)
+    stored = (moved + before.offset[:, None]).clamp(max=before.draft_logits.shape[1] - 1)
     rows = torch.arange(len(source))[:, None]
-    law = torch.where(
+    found = torch.where(
         was_uniform[..., None],
         torch.full((), 1 / VOCAB, dtype=torch.float64).log(),
-        before.law[rows, stored],
+        before.draft_logits[rows, stored],
     )
     zero = torch.zeros_like(verdict.accept_length)
-    return verdict._replace(window=verdict.window._replace(law=law, offset=zero))
+    return verdict._replace(window=verdict.window._replace(draft_logits=found, offset=zero))
 
 
 def wrong_column(before: Window, verdict: Verdict) -> Verdict:
-    """The stored law of the neighbouring column."""
+    """The stored distribution of the neighbouring column."""
     window = verdict.window
     shifted = (window.offset - 1).clamp(min=0)
     return verdict._replace(window=window._replace(offset=shifted))
@@ -318,26 +319,26 @@ def drafts_called_one_hot(before: Window, verdict: Verdict) -> Verdict:
 
 
 def newcomers_called_uniform(before: Window, verdict: Verdict) -> Verdict:
-    """Drafts of a neighbour's law verified as if they had been drawn uniformly."""
+    """Drafts of a neighbour's distribution verified as if they had been drawn uniformly."""
     kinds, width = verdict.window.kinds, before.tokens.shape[1]
     source = torch.arange(kinds.shape[1]) + verdict.accept_length[:, None]
     kinds = torch.where(source >= width, int(DraftKind.UNIFORM), kinds).to(torch.uint8)
     return verdict._replace(window=verdict.window._replace(kinds=kinds))
 
 
-def test_enumeration_sees_newcomers_with_a_wrong_law() -> None:
+def test_enumeration_sees_newcomers_with_a_wrong_distribution() -> None:
     """Kills: a start whose drafts are better than their label, which looks faster and is biased."""
     model = TableModel(VOCAB, LENGTH)
-    law = enumerate_pictures(model, 2, Rules(), newcomers_called_uniform)
-    assert total_variation(law, model.picture_law(PROMPT, Sampling(True))) > 1e-3
+    found = enumerate_pictures(model, 2, Rules(), newcomers_called_uniform)
+    assert total_variation(found, model.picture_probabilities(PROMPT, Sampling(True))) > 1e-3
 
 
-@pytest.mark.parametrize("mutation", [old_law_kept, wrong_column, drafts_called_one_hot])
-def test_enumeration_has_the_power_to_see_a_wrong_law(mutation: Mutation) -> None:
+@pytest.mark.parametrize("mutation", [old_distribution_kept, wrong_column, drafts_called_one_hot])
+def test_enumeration_has_the_power_to_see_a_wrong_distribution(mutation: Mutation) -> None:
     """Kills: an enumeration that compares the decision code with itself."""
     model = TableModel(VOCAB, LENGTH)
-    law = enumerate_pictures(model, 3, Rules(start="uniform"), mutation)
-    assert total_variation(law, model.picture_law(PROMPT, Sampling(True))) > 1e-3
+    found = enumerate_pictures(model, 3, Rules(start="uniform"), mutation)
+    assert total_variation(found, model.picture_probabilities(PROMPT, Sampling(True))) > 1e-3
 
 
 def test_enumeration_sees_retention_at_one_half(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -356,5 +357,5 @@ def test_enumeration_sees_retention_at_one_half(monkeypatch: pytest.MonkeyPatch)
 
     monkeypatch.setattr(Scripts, "accept", retained)
     model = TableModel(VOCAB, LENGTH)
-    law = enumerate_pictures(model, 3, Rules(start="uniform"))
-    assert total_variation(law, model.picture_law(PROMPT, Sampling(True))) > 1e-3
+    found = enumerate_pictures(model, 3, Rules(start="uniform"))
+    assert total_variation(found, model.picture_probabilities(PROMPT, Sampling(True))) > 1e-3

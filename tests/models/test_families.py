@@ -165,7 +165,7 @@ def test_the_grammar_holds_in_every_row(
 
 
 def test_tokens_of_the_grammar_are_drawn_nowhere_else(family: Family, model: Any) -> None:
-    """Kills: grammar tokens left in the law, where heat would find them."""
+    """Kills: grammar tokens left in the distribution, where heat would find them."""
     sjd2.accelerate(model, window=8)
     tokens = family.draw(model, temperature=1000.0, guidance_scale=4.0, seed=3)
     free = tokens[:, -family.layout.length :][:, family.layout.forced() < 0]

@@ -7,6 +7,7 @@ from typing import Any
 import pytest
 import torch
 from transformers import (
+    GenerationConfig,
     LogitsProcessorList,
     UnbatchedClassifierFreeGuidanceLogitsProcessor,
 )
@@ -29,6 +30,9 @@ from tests.family_models import (
 REFUSALS = [
     ({"temperature": -1.0}, "temperature"),
     ({"top_p": -0.5}, "top_p"),
+    ({"top_p": 1.5}, "top_p"),
+    ({"top_p": "much"}, "top_p"),
+    ({"generation_config": GenerationConfig(do_sample=True, top_p=1.5)}, "top_p"),
     ({"guidance_scale": 0.5}, "guidance_scale"),
     ({"guidance_scale": float("nan")}, "guidance_scale"),
     ({"output_hidden_states": True, "return_dict_in_generate": True}, "output_hidden_states"),

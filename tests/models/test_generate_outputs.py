@@ -36,8 +36,8 @@ OUTPUTS = {"return_dict_in_generate": True, "output_scores": True, "output_logit
 def test_greedy_scores_equal_stock_generate(
     family: Family, model: Any, window: int, guidance: float
 ) -> None:
-    """Kills: laws of drafts that were thrown away, of the column beside, of another picture of the
-    batch; guidance left out of scores, or in logits.
+    """Kills: distributions of drafts that were thrown away, of the column beside, of another
+    picture of the batch; guidance left out of scores, or in logits.
     """
     settings = {"do_sample": False, "guidance_scale": guidance, **OUTPUTS}
     expected = family.draw_stock(model, **settings)
@@ -58,7 +58,9 @@ def test_greedy_scores_equal_stock_generate(
     assert (transitions[:, ~free] == 0).all()
 
 
-def test_sampled_scores_are_the_law_that_tokens_are_drawn_from(family: Family, model: Any) -> None:
+def test_sampled_scores_are_the_distribution_that_tokens_are_drawn_from(
+    family: Family, model: Any
+) -> None:
     """The logits through transformers' own warpers.
 
     Kills: scores before the warpers, or of a temperature squared.
@@ -70,8 +72,8 @@ def test_sampled_scores_are_the_law_that_tokens_are_drawn_from(family: Family, m
     )
     image = list(family.image)
     for at in (family.layout.forced() < 0).nonzero().flatten().tolist():
-        law = warpers(drawn.sequences, drawn.logits[at][:, image]).log_softmax(-1)
-        torch.testing.assert_close(drawn.scores[at][:, image], law, atol=1e-5, rtol=1e-5)
+        target = warpers(drawn.sequences, drawn.logits[at][:, image]).log_softmax(-1)
+        torch.testing.assert_close(drawn.scores[at][:, image], target, atol=1e-5, rtol=1e-5)
     assert model.compute_transition_scores(drawn.sequences, drawn.scores).isfinite().all()
 
 
@@ -250,7 +252,7 @@ class Noting:
 def test_janus_scores_are_those_of_its_own_loop(janus: Any) -> None:
     """Upstream returns the last step's alone, so they are taken from its loop.
 
-    Kills: logits of the unconditional half; laws of another column.
+    Kills: logits of the unconditional half; distributions of another column.
     """
     noted = Noting()
     expected = draw(janus, do_sample=False, logits_processor=LogitsProcessorList([noted]))
@@ -260,13 +262,13 @@ def test_janus_scores_are_those_of_its_own_loop(janus: Any) -> None:
     assert len(drawn.scores) == len(drawn.logits) == LENGTH
     for at, both in enumerate(noted.scores):
         conditional, unconditional = both.chunk(2)
-        law = (unconditional + 3 * (conditional - unconditional)).log_softmax(-1)
+        target = (unconditional + 3 * (conditional - unconditional)).log_softmax(-1)
         torch.testing.assert_close(drawn.logits[at], conditional, atol=1e-4, rtol=1e-4)
-        torch.testing.assert_close(drawn.scores[at], law, atol=1e-3, rtol=1e-3)
+        torch.testing.assert_close(drawn.scores[at], target, atol=1e-3, rtol=1e-3)
 
 
 def test_scores_are_those_of_clean_contexts_whatever_the_adapter(janus: Any) -> None:
-    """Kills: laws of columns behind noise."""
+    """Kills: distributions of columns behind noise."""
     sjd2.accelerate(janus, method="ar")
     expected = draw(janus, seed=1, **OUTPUTS)
     sjd2.accelerate(janus, verify="gumbel", window=9, adapter=loud_adapter(janus), method="sjd2")

@@ -7,7 +7,12 @@ from typing import Any
 import pytest
 import torch
 from torch import Tensor
-from transformers import GenerationConfig, LogitsProcessorList, RepetitionPenaltyLogitsProcessor
+from transformers import (
+    CompileConfig,
+    GenerationConfig,
+    LogitsProcessorList,
+    RepetitionPenaltyLogitsProcessor,
+)
 
 import sjd2
 from tests.janus_model import BOI, BOS, LENGTH, MASK, PAD, PROMPTS, VOCAB, draw, tiny_janus
@@ -194,6 +199,86 @@ REFUSALS = [
     ({"seed": -1}, "seed"),
     ({"seed": 1.5}, "seed"),
 ]
+
+
+SETTINGS = {
+    "repetition_penalty": 1.3,
+    "suppress_tokens": [3, 4],
+    "begin_suppress_tokens": [3],
+    "min_new_tokens": 5,
+    "min_length": 70,
+    "no_repeat_ngram_size": 2,
+    "bad_words_ids": [[3, 4]],
+    "sequence_bias": [[[3], 2.0]],
+    "forced_eos_token_id": 7,
+    "exponential_decay_length_penalty": (2, 1.1),
+}
+
+
+@pytest.mark.parametrize("way", ["argument", "generation_config", "of the model"])
+@pytest.mark.parametrize("name", SETTINGS)
+def test_settings_for_words_are_refused_wherever_they_come_from(
+    monkeypatch: pytest.MonkeyPatch, name: str, way: str
+) -> None:
+    """Kills: what lies in the model's generation_config silently ignored."""
+    model = sjd2.accelerate(tiny_janus())
+    model.generation_config.eos_token_id = 9
+    forbid_forwards(model, monkeypatch)
+    options: dict[str, Any] = {name: SETTINGS[name]}
+    if way == "generation_config":
+        settings = {"do_sample": True, "guidance_scale": 3.0, **options}
+        options = {"generation_config": GenerationConfig(**settings)}
+    elif way == "of the model":
+        setattr(model.generation_config, name, options.pop(name))
+    with pytest.raises(ValueError, match="cannot be honoured when a Janus draws"):
+        draw(model, **options)
+
+
+def test_warpers_that_the_sampler_lacks_are_honoured_wherever_they_come_from(janus: Any) -> None:
+    """Kills: min-p ignored where it lies in the model's generation_config."""
+    expected = draw(janus, do_sample=False)
+    assert torch.equal(draw(janus, min_p=1.0), expected)  # upstream
+    sjd2.accelerate(janus, window=8, seed=3)
+    assert torch.equal(draw(janus, min_p=1.0, temperature=3.0), expected)
+    plain, mild = draw(janus), draw(janus, min_p=0.3)
+    assert not torch.equal(mild, plain)
+    model = tiny_janus()
+    model.generation_config.min_p = 0.3
+    assert torch.equal(draw(sjd2.accelerate(model, window=8, seed=3)), mild)
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"cache_implementation": "dynamic"},
+        {"cache_implementation": "static"},
+        {"compile_config": CompileConfig()},
+        {"max_time": 3600.0},
+        {"max_new_tokens": LENGTH},
+        {"max_length": PROMPTS.shape[1] + LENGTH},
+    ],
+)
+def test_arguments_that_change_nothing_are_taken(janus: Any, options: dict[str, Any]) -> None:
+    """Kills: a refusal of what the other families take."""
+    expected = draw(janus, do_sample=False)
+    sjd2.accelerate(janus, window=8)
+    assert torch.equal(draw(janus, do_sample=False, **options), expected)
+
+
+def test_time_that_is_up_ends_a_picture(janus: Any) -> None:
+    """Kills: a limit that is taken and dropped."""
+    sjd2.accelerate(janus, window=8)
+    cut = draw(janus, do_sample=False, max_time=1e-6)
+    assert cut.shape[1] < LENGTH
+    assert torch.equal(cut, draw(janus, do_sample=False)[:, : cut.shape[1]])
+
+
+def test_an_end_of_text_token_among_codes_is_a_code(janus: Any) -> None:
+    """Kills: a picture that ends where a code has the number of a word."""
+    sjd2.accelerate(janus, window=8)
+    expected = draw(janus, do_sample=False)
+    code = int(expected[0, 5])
+    assert torch.equal(draw(janus, do_sample=False, eos_token_id=code), expected)
 
 
 def forbid_forwards(model: Any, monkeypatch: pytest.MonkeyPatch) -> None:

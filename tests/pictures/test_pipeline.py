@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -10,7 +11,7 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
-from safetensors.torch import save_file
+from safetensors.torch import load_file, save_file
 from tokenizers import Tokenizer, pre_tokenizers
 from tokenizers.models import WordLevel
 from transformers import Emu3ImageProcessor, Emu3Processor, PreTrainedTokenizerFast
@@ -140,6 +141,25 @@ def test_generate_draws_pictures_of_the_familys_size(known: Any, run: Any) -> No
     sizes = {Image.open(one["path"]).size for one in printed["pictures"]}
     scale = {"emu3": 2, "lumina": 4, "anole": 4}[family.name]
     assert sizes == {(scale * family.layout.width, scale * family.layout.height)}
+
+
+def test_a_model_without_an_encoder_of_pictures_draws(
+    chameleon: Path, run: Any, tmp_path: Path
+) -> None:
+    """Kills: weights refused for what drawing does not need; a missing layer let through."""
+    folder = shutil.copytree(chameleon, tmp_path / "model")
+    weights = load_file(folder / "model.safetensors")
+    drawing = {name: value for name, value in weights.items() if "vqmodel" not in name}
+    save_file(drawing, folder / "model.safetensors", metadata={"format": "pt"})
+    asked = ["generate", "a red fox", "--model", str(folder), "--size", "24x16", "--seed", "1"]
+    status, out, err = run(*asked, "--quiet")
+    assert status == 0, err
+    assert Image.open(out.strip()).size == (24, 16)
+    drawing.pop("model.layers.0.self_attn.q_norm.weight")
+    save_file(drawing, folder / "model.safetensors", metadata={"format": "pt"})
+    status, _, err = run(*asked, "--force")
+    assert status == 2
+    assert "missing_keys, such as model.layers.0.self_attn.q_norm.weight" in err
 
 
 def test_evaluate_measures_every_family(known: Any, run: Any, tmp_path: Path) -> None:

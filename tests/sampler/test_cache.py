@@ -26,7 +26,7 @@ def test_rows_write_at_their_own_length_and_see_only_their_prefix() -> None:
     """Kills: a common offset, a mask that shows stale entries or hides a slot from itself."""
     cache = WindowCache(2, 12, torch.device("cpu"))
     write(cache, 3, 1.0)
-    cache.advance(torch.tensor([1, 3]))
+    cache.truncate(torch.tensor([1, 3]))
     positions, mask = write(cache, 2, 2.0)
     assert positions.tolist() == [[1, 2], [3, 4]]
     assert cache.keys[0][:, 0, :6, 0].tolist() == [[1, 2, 2, 0, 0, 0], [1, 1, 1, 2, 2, 0]]
@@ -40,11 +40,11 @@ def test_attention_reads_no_further_than_the_longest_row() -> None:
     cache.open_window(4)
     keys, _ = cache.update(states(2, 4, 1.0), states(2, 4, 1.0), 0)
     assert keys.shape[2] == 4
-    cache.advance(torch.tensor([1, 2]))
+    cache.truncate(torch.tensor([1, 2]))
     cache.open_window(4)
     keys, _ = cache.update(states(2, 4, 1.0), states(2, 4, 1.0), 0)
     assert keys.shape[2] == 8, "until the host is told, every row may have kept everything"
-    cache.advance(torch.tensor([1, 2]))
+    cache.truncate(torch.tensor([1, 2]))
     cache.measure(4)
     assert cache.open_window(4)[1].shape[-1] == 8
 
@@ -55,7 +55,7 @@ def test_rows_leave_with_their_entries() -> None:
     cache.open_window(2)
     marks = torch.arange(3.0)[:, None, None, None].expand(3, HEADS, 2, DIM)
     cache.update(marks, marks, 0)
-    cache.advance(torch.tensor([0, 1, 2]))
+    cache.truncate(torch.tensor([0, 1, 2]))
     cache.keep_rows(torch.tensor([2, 0]))
     assert cache.lengths.tolist() == [2, 0]
     assert cache.keys[0][:, 0, 0, 0].tolist() == [2, 0]

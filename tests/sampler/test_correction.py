@@ -63,8 +63,8 @@ def excess(
         forwards += sum(stats.forward_passes)
         drawn.append(tokens)
     assert forwards < rows * model.length
-    law = model.picture_law(PROMPT, sampling)
-    statistic, degrees = chi_square(torch.cat(drawn), law, model.vocab_size)
+    target = model.picture_probabilities(PROMPT, sampling)
+    statistic, degrees = chi_square(torch.cat(drawn), target, model.vocab_size)
     return statistic / threshold(degrees)
 
 
@@ -80,35 +80,41 @@ def excess(
         pytest.param(4, 2, {"verify": "gumbel"}, id="gumbel"),
     ],
 )
-def test_corrected_pictures_follow_the_target_law(
+def test_corrected_pictures_follow_the_target_distribution(
     window: int, passes: Any, options: dict[str, Any]
 ) -> None:
-    """Kills: a draft labelled with another law than it has, neighbours that are still unknown."""
+    """Kills: a draft labelled with another distribution than it has, neighbours that are still
+    unknown.
+    """
     assert excess(20_000, window=window, corrector_passes=passes, **options) < 1
 
 
 @pytest.mark.parametrize("passes", [2, "sweep"])
-def test_corrected_pictures_follow_the_law_under_guidance_and_grammar(passes: Any) -> None:
+def test_corrected_pictures_follow_the_distribution_under_guidance_and_grammar(passes: Any) -> None:
     """Kills: a forced token that is corrected, or that corrects others as a picture's would."""
     guided = replace(FREE, guidance_scale=2.5, top_k=2)
     grammar = {1: 2, 3: 0}
     assert excess(20_000, 0, guided, grammar, window=4, corrector_passes=passes) < 1
 
 
-def test_corrected_drafts_that_start_as_noise_follow_the_law() -> None:
-    """Kills: a correction of drafts whose law was predicted from noise that counts it as clean."""
+def test_corrected_drafts_that_start_as_noise_follow_the_distribution() -> None:
+    """Kills: a correction of drafts whose distribution was predicted from noise that counts it as
+    clean.
+    """
     adapter = Unmoved(TableModel().symbols)
     assert excess(20_000, adapter=adapter, window=6, denoising_steps=2) < 1
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("batch", [1, 2, 4])
-def test_corrected_pictures_follow_the_law_at_small_batches(batch: int) -> None:
-    """Kills: rows that read each other's neighbours or laws."""
+def test_corrected_pictures_follow_the_distribution_at_small_batches(batch: int) -> None:
+    """Kills: rows that read each other's neighbours or distributions."""
     assert excess(2_000, batch, window=4, corrector_passes=2) < 1
 
 
-def test_a_draft_labelled_with_the_old_law_is_found_out(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_draft_labelled_with_the_old_distribution_is_found_out(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     """The power of the tests above: label q with p instead of q', and they must fail."""
     right = Correction.correct
 
@@ -192,7 +198,7 @@ def test_a_loud_corrector_changes_the_pace(janus: Any) -> None:
 
 
 def test_a_corrected_row_alone_equals_the_row_in_a_batch(janus: Any) -> None:
-    """Kills: a neighbour, a law or a random number of another row."""
+    """Kills: a neighbour, a distribution or a random number of another row."""
     sjd2.accelerate(janus, corrector=loud_corrector(janus), window=16)
     together = draw(janus, slice(0, 8), seed=3, top_k=0)
     for row in range(8):

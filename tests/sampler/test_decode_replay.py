@@ -1,4 +1,4 @@
-"""Teacher-forced replay: the laws that tokens were committed from are the model's own."""
+"""Teacher-forced replay: the distributions that tokens were committed from are the model's own."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from torch import Tensor
 
 from sjd2.config import DecodingConfig
 from sjd2.kernels import Rules, Verdict
-from sjd2.kernels.reference.target import target_log_probs
+from sjd2.kernels.target.eager import target_log_probs
 from sjd2.patching import installed
 from sjd2.sampler import resolve
 from sjd2.sampler.drafts import Slots
@@ -22,7 +22,7 @@ from tests.janus_model import BOI, BOS, LENGTH, MASK, PAD, PROMPTS, VOCAB, draw
 
 def replayed_log_probs(model: Any, tokens: Tensor, scale: float) -> Tensor:
     """Target log-probabilities of every position, from one cacheless forward per picture."""
-    laws = []
+    targets = []
     for ids, mask, picture in zip(PROMPTS, MASK, tokens, strict=False):
         conditional = ids[mask.bool()]
         kept = (conditional == BOS) | (conditional == BOI)
@@ -31,8 +31,8 @@ def replayed_log_probs(model: Any, tokens: Tensor, scale: float) -> Tensor:
         inputs = torch.cat((model.get_input_embeddings()(prompt), image), dim=1)
         hidden = model.model.language_model(inputs_embeds=inputs, use_cache=False).last_hidden_state
         logits = model.model.generation_head(hidden[:, -LENGTH:])
-        laws.append(target_log_probs(logits, Rules(guidance_scale=scale)))
-    return torch.cat(laws)
+        targets.append(target_log_probs(logits, Rules(guidance_scale=scale)))
+    return torch.cat(targets)
 
 
 @pytest.mark.parametrize(
@@ -40,17 +40,19 @@ def replayed_log_probs(model: Any, tokens: Tensor, scale: float) -> Tensor:
     [{"window": 3}, {"window": 16}, {"window": 64}, {"coupling": "independent"}, {"method": "ar"}],
 )
 @torch.no_grad()
-def test_replay_gives_the_laws_that_tokens_were_committed_from(
+def test_replay_gives_the_distributions_that_tokens_were_committed_from(
     janus: Any, options: dict[str, Any]
 ) -> None:
-    """Kills: a rejected entry left in the cache, a wrong position, a law of another column."""
+    """Kills: a rejected entry left in the cache, a wrong position, a distribution of another
+    column.
+    """
     committed = torch.full((3, LENGTH, VOCAB), torch.nan)
 
     def spy(logits: Tensor, state: DecodingState, slots: Slots) -> Verdict:
         verdict = verify(logits, state, slots)
         for index, seed in enumerate(state.seed.tolist()):
             first, count = int(state.position[index]), int(verdict.accept_length[index])
-            committed[seed, first : first + count] = verdict.window.law[index, :count]
+            committed[seed, first : first + count] = verdict.window.draft_logits[index, :count]
         return verdict
 
     method = replace(resolve(DecodingConfig(**options)), rule=spy)

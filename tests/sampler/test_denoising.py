@@ -48,7 +48,9 @@ def excess(sampling: Sampling, grammar: dict[int, int] | None, rows: int, **opti
     tokens, stats = decode(model, request, method, range(rows))
     assert stats.method == "sjd2"
     assert stats.tokens_per_forward > 1
-    statistic, degrees = chi_square(tokens, model.picture_law(PROMPT, sampling), model.vocab_size)
+    statistic, degrees = chi_square(
+        tokens, model.picture_probabilities(PROMPT, sampling), model.vocab_size
+    )
     return statistic / threshold(degrees)
 
 
@@ -63,7 +65,7 @@ def excess(sampling: Sampling, grammar: dict[int, int] | None, rows: int, **opti
         pytest.param(8, 2, {"verify": "gumbel"}, id="gumbel"),
     ],
 )
-def test_denoised_pictures_follow_the_target_law(
+def test_denoised_pictures_follow_the_target_distribution(
     window: int, steps: int, options: dict[str, Any]
 ) -> None:
     """Kills: a chain that goes on behind a noisy slot, noise of the wrong column."""
@@ -73,7 +75,7 @@ def test_denoised_pictures_follow_the_target_law(
 @pytest.mark.parametrize(
     ("schedule", "grammar"), [("karras", {1: 2, 3: 0}), ("linear", None), ("linear", {0: 1})]
 )
-def test_denoised_pictures_follow_the_law_under_guidance_and_grammar(
+def test_denoised_pictures_follow_the_distribution_under_guidance_and_grammar(
     schedule: str, grammar: dict[int, int] | None
 ) -> None:
     """Kills: forced tokens fed as noise but committed, unconditional rows with other noise."""
@@ -85,7 +87,7 @@ def test_denoised_pictures_follow_the_law_under_guidance_and_grammar(
 def test_the_published_rules_are_biased(steps: int) -> None:
     """They are kept for comparison, and their bias is as visible as the paper's.
 
-    Kills: `exact=False` that is exact after all, and a test of the law that cannot see it.
+    Kills: `exact=False` that is exact after all, and a test of the distribution that cannot see it.
     """
     options = {"window": 4, "denoising_steps": steps, "start": "uniform", "exact": False}
     assert excess(FREE, None, 80_000, **options) > 1

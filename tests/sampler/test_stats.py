@@ -65,10 +65,17 @@ def test_stats_print_as_a_table_and_travel_as_json(janus: Any) -> None:
     assert f"{stats.step_compression:.2f}x" in str(stats)
 
 
-def test_progress_shows_committed_tokens(janus: Any, capsys: pytest.CaptureFixture[str]) -> None:
-    """Kills: a bar that stops short of the last token."""
+def test_progress_shows_committed_tokens(
+    janus: Any, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Kills: a bar that stops short of the last token, and one that nobody asked for."""
+    # A bar is for terminals; tests/test_progress.py has the lines of other places.
+    monkeypatch.setattr("sys.stderr.isatty", lambda: True)
     sjd2.accelerate(janus, window=8, progress=True)
     draw(janus)
     shown = capsys.readouterr().err
     assert f"{3 * LENGTH}/{3 * LENGTH}" in shown
     assert "tokens per forward" in shown
+    sjd2.accelerate(janus, window=8)
+    draw(janus)
+    assert capsys.readouterr().err == ""

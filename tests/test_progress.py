@@ -1,0 +1,130 @@
+"""How far long work has got: lines where nobody sees a bar, from every long command."""
+
+from __future__ import annotations
+
+import gc
+import re
+import time
+from typing import Any
+
+import pytest
+
+from sjd2 import progress
+from sjd2.cli import main
+from sjd2.progress import Progress, duration
+from tests.cli.requests import RING
+
+
+class Printed:
+    """What a program without a terminal has written."""
+
+    def __init__(self, capsys: pytest.CaptureFixture[str]) -> None:
+        self._capsys, self._out, self._err = capsys, "", ""
+
+    @property
+    def err(self) -> str:
+        self._read()
+        return self._err
+
+    def _read(self) -> None:
+        out, err = self._capsys.readouterr()
+        self._out, self._err = self._out + out, self._err + err
+
+    @property
+    def out(self) -> str:
+        self._read()
+        return self._out
+
+    def line(self, text: str) -> str:
+        """The first line with a text in it, once it is there."""
+        deadline = time.monotonic() + 20
+        while time.monotonic() < deadline:
+            for line in self.err.splitlines():
+                if text in line:
+                    return line
+            time.sleep(0.01)
+        raise AssertionError(self.err)
+
+
+@pytest.fixture
+def printed(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Printed:
+    """A line every 50th of a second."""
+    monkeypatch.setattr(progress, "EVERY", 0.02)
+    return Printed(capsys)
+
+
+def test_a_line_says_what_how_far_and_how_long_still(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Kills: a rest that counts what was done before, and one without anything done."""
+    now = 100.0
+    monkeypatch.setattr(progress.time, "monotonic", lambda: now)
+    work = Progress("training", "steps", total=100, done=40, is_shown=False)
+    now = 105.0
+    assert work.line() == "training: 40 of 100 steps, 5 s so far"
+    work.update(60, "2.00x fewer forwards")
+    now = 140.0
+    wanted = "60 of 100 steps, 40 s so far, about 1 min 20 s to go, 2.00x fewer forwards"
+    assert work.line() == f"training: {wanted}"
+    assert Progress("loading", is_shown=False).line() == "loading: 0 s so far"
+    endless = Progress("drawing", "pictures", is_shown=False)
+    endless.skip()
+    assert endless.line() == "drawing: 1 pictures, 0 s so far"
+    half = Progress("drawing", "pictures", 10, is_shown=False)
+    half.skip()
+    half.update(2)
+    now = 150.0  # one in ten seconds, and eight are left
+    assert half.line().endswith("10 s so far, about 1 min 20 s to go")
+    assert [duration(x) for x in (0.4, 61, 7260)] == ["0 s", "1 min 1 s", "2 h 1 min"]
+
+
+def test_lines_do_not_wait_for_the_work(printed: Printed) -> None:
+    """Kills: a line at updates only, one after the end, and a thread that outlives its work."""
+    with Progress("drawing", "tokens", 10) as work:
+        printed.line("drawing: 0 of 10 tokens")
+        work.update(4)
+        printed.line("drawing: 4 of 10 tokens")
+    time.sleep(0.06)
+    written = printed.err
+    time.sleep(0.06)
+    assert printed.err == written
+    forgotten = Progress("forgotten", "things", 3)
+    printed.line("forgotten")
+    del forgotten
+    gc.collect()
+    time.sleep(0.06)
+    written = printed.err
+    time.sleep(0.06)
+    assert printed.err == written
+
+
+def test_half_a_minute_is_the_longest_silence() -> None:
+    """Kills: lines that come more rarely than promised."""
+    assert progress.EVERY <= 30
+
+
+@pytest.mark.parametrize(
+    ("words", "what"),
+    [
+        (["generate", RING, "--n", "8"], "drawing"),
+        (["generate", RING, "--n", "9", "--batch", "2"], "drawing"),
+        (["compare", RING], "drawing"),
+        (["trace", RING], "drawing"),
+        (["evaluate", "--out", "report", "--captions", "4"], "measuring"),
+        (["finetune", "--corrector", "--steps", "4", "--out", "corrector"], "training"),
+    ],
+)
+def test_every_long_command_writes_lines_without_a_terminal(
+    folder: Any, printed: Printed, words: list[str], what: str, tmp_path: Any, monkeypatch: Any
+) -> None:
+    """Kills: a command that shows a bar or nothing, and lines among what is printed."""
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "prompts.txt").write_text(f"{RING}\n" * 10)
+    monkeypatch.setattr(progress, "EVERY", 0.002)
+    if words[0] in ("evaluate", "finetune"):
+        words = [*words, "--prompts", "prompts.txt", "--batch", "2"]
+    assert main([*words, "--model", str(folder), "--json"]) == 0
+    shown = [line for line in printed.err.splitlines() if line.startswith(f"{what}: ")]
+    counted = [line for line in shown if re.search(r"\d+ of \d+ \w+, .* so far", line)]
+    assert counted, printed.err
+    assert "\r" not in printed.err
+    assert printed.out.startswith("{")
+    assert printed.out.endswith("}\n")
