@@ -8,7 +8,7 @@ from transformers import BatchFeature, JanusProcessor
 from sjd2.demo.captions import parse_caption
 
 
-class CaptionProcessor(JanusProcessor):  # type: ignore[misc]
+class CaptionProcessor(JanusProcessor):
     """A `JanusProcessor` for captions of the grammar in `sjd2.demo.captions`, and no others.
 
     A tokenizer of words reads any text, with "unknown" for what it does not know; the model would
