@@ -6,7 +6,8 @@ linearly to zero. The weights kept are an exponential moving average.
 A token's surprise is that of its kind (the ground, or an object of some colour) plus that of the
 code among the codes of its kind. Which grain of the ground comes next nobody can predict, and most
 tokens show the ground: their second part counts little in the loss, or its noise would drown what
-captions are about. Each part is a proper score of its own, so the distribution that is learned is the same.
+captions are about. Each part is a proper score of its own, so the distribution that is learned is
+the same.
 
 Few tokens are the first of an object, and only those tell the model that it took the wrong one of a
 caption. So in training a second head, thrown away at the end, names the next object from every
