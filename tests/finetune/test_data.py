@@ -122,4 +122,4 @@ def test_the_demos_pictures_can_be_learned_from(tmp_path: Path) -> None:
     write_pictures(tmp_path, 3)
     examples = read_examples(str(tmp_path))
     assert len({example.caption for example in examples}) == 3
-    assert examples[0].open().size == (64, 64)
+    assert examples[0].open().size == (96, 96)
