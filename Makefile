@@ -57,7 +57,7 @@ format: $(STAMP)  ## let ruff rewrite what it can
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
 
-bench: $(STAMP)  ## the tables of docs/results.md (about 15 minutes on 2 cores)
+bench: $(STAMP)  ## the tables of docs/results.md (about half an hour on 2 cores)
 	$(BIN)/python bench/bench_decode.py
 
 pictures: $(STAMP)  ## the pictures of the README and the outputs of docs/sjd2.ipynb
