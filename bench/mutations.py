@@ -1,6 +1,6 @@
 """The "Kills:" lines of the tests, executed: each mutation of the code must fail the test it names.
 
-    python bench/mutations.py                  # all of them, on one core about 20 minutes
+    python bench/mutations.py                  # all of them, on one core about 10 minutes
     python bench/mutations.py --part 1/4       # every fourth, for jobs side by side
     python bench/mutations.py --only philox    # those whose name or file matches
 
@@ -16,6 +16,7 @@ import argparse
 import os
 import re
 import shutil
+import signal
 import subprocess
 import sys
 import tempfile
@@ -26,12 +27,27 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
 
+os.environ.setdefault("OMP_NUM_THREADS", "1")
+sys.dont_write_bytecode = True  # a mutated file may be as old and as long as it was
+os.environ["PYTHONDONTWRITEBYTECODE"] = "1"
+
+import pytest  # noqa: E402
+import torch  # noqa: E402
+
 from bench.mutation_list import MUTATIONS, Mutation  # noqa: E402
 
+if not torch.cuda.is_available():
+    os.environ.setdefault("TRITON_INTERPRET", "1")  # as tests/conftest.py, before Triton is there
+
+import transformers  # noqa: E402
+
+# Imported once, for all mutations.
+_USED = (transformers.JanusForConditionalGeneration, transformers.GenerationMixin)
+
 KILLED, SURVIVED, BROKEN = "killed", "SURVIVED", "BROKEN"
-_LIMIT = 600  # seconds; a loop that a mutation made endless is noticed, too
-# Of pytest: tests passed; some failed.
-_PASSED, _FAILED = 0, 1
+_LIMIT = 600  # seconds, of the tests of one mutation
+_PASSED, _FAILED, _NO_STATUS = 0, 1, 128  # the first two are pytest's
+_PRINTED = "printed.txt"
 
 
 def copy_tree(target: Path) -> None:
@@ -62,35 +78,47 @@ def mutated(text: str, mutation: Mutation) -> str:
     return text.replace(mutation.old, mutation.new)
 
 
-def run_tests(tree: Path, tests: Sequence[str]) -> subprocess.CompletedProcess[str]:
-    """pytest on a copy of the tree, up to the first failure."""
-    environment = os.environ | {"PYTHONPATH": str(tree), "PYTHONDONTWRITEBYTECODE": "1"}
-    environment.setdefault("OMP_NUM_THREADS", "1")
-    return subprocess.run(
-        [sys.executable, "-m", "pytest", "-q", "-x", "-p", "no:cacheprovider", *tests],
-        cwd=tree,
-        env=environment,
-        capture_output=True,
-        text=True,
-        timeout=_LIMIT,
-    )
+def run_tests(tree: Path, tests: Sequence[str]) -> int:
+    """pytest on a copy of the tree, up to the first failure: its exit status, 128 for none.
+
+    In a fork: what takes most of the time is importing torch and transformers, and they are the
+    same for all.
+    """
+    sys.stdout.flush()
+    if child := os.fork():
+        status = os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
+        return status if status >= 0 else _NO_STATUS
+    status = _NO_STATUS
+    try:
+        signal.alarm(_LIMIT)
+        with (tree / _PRINTED).open("w") as printed:
+            os.dup2(printed.fileno(), 1)
+            os.dup2(printed.fileno(), 2)
+        os.chdir(tree)
+        os.environ["PYTHONPATH"] = str(tree)  # of processes that tests start
+        sys.path[:] = [str(tree), *(path for path in sys.path if Path(path).resolve() != ROOT)]
+        for name in [name for name in sys.modules if name.partition(".")[0] == "bench"]:
+            del sys.modules[name]
+        status = int(pytest.main(["-q", "-x", "-p", "no:cacheprovider", *tests]))
+    finally:
+        sys.stdout.flush()
+        os._exit(status)
 
 
 def judge(tree: Path, mutation: Mutation) -> str:
     """Whether the tests that a mutation names notice it; the tree is left as it was.
 
-    A test that cannot even be collected has noticed nothing: that is BROKEN.
+    An endless loop and a crash are noticed, too. A test that cannot even be collected has noticed
+    nothing: that is BROKEN.
     """
     path = tree / mutation.file
     text = path.read_text()
     path.write_text(mutated(text, mutation))
     try:
-        status = run_tests(tree, mutation.tests).returncode
-    except subprocess.TimeoutExpired:
-        return KILLED
+        status = run_tests(tree, mutation.tests)
     finally:
         path.write_text(text)
-    return {_PASSED: SURVIVED, _FAILED: KILLED}.get(status, BROKEN)
+    return {_PASSED: SURVIVED, _FAILED: KILLED, _NO_STATUS: KILLED}.get(status, BROKEN)
 
 
 def run(mutations: Sequence[Mutation]) -> bool:
@@ -99,9 +127,8 @@ def run(mutations: Sequence[Mutation]) -> bool:
         tree = Path(folder)
         copy_tree(tree)
         named = sorted({test for mutation in mutations for test in mutation.tests})
-        before = run_tests(tree, named)
-        if before.returncode != _PASSED:
-            print(before.stdout[-3000:] + before.stderr[-3000:])
+        if run_tests(tree, named) != _PASSED:
+            print((tree / _PRINTED).read_text()[-3000:])
             print("these tests fail on the code as it is")
             return False
         counts = {KILLED: 0, SURVIVED: 0, BROKEN: 0}

@@ -28,14 +28,15 @@ RANK = 5
 
 
 class Wild(Corrector):
-    """Random weights of large norm; reads the table model's states, which are numbers."""
+    """Random weights, by default of large norm; reads the table model's states, which are numbers.
+    """
 
-    def __init__(self, model: TableModel) -> None:
+    def __init__(self, model: TableModel, std: float = 3.0) -> None:
         torch.manual_seed(0)
         offsets = neighbour_offsets(model.geometry.row_width)
         super().__init__(offsets, model.symbols, 2, model.vocab_size, RANK, "none")
         for parameter in self.parameters():
-            torch.nn.init.normal_(parameter, std=3.0)
+            torch.nn.init.normal_(parameter, std=std)
 
     def read(self, hidden: Tensor, images: int) -> Tensor:
         codes = (hidden[:images] % 17).float(), (hidden[-images:] % 5).float()
