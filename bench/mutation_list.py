@@ -50,11 +50,11 @@ NAMED = (
         (ADDRESSES + "no_random_number_is_used_twice",),
     ),
     Mutation(
-        "every correction pass with the same random numbers, seen in the pictures",
+        "every correction pass with the same random numbers, seen in the drafts",
         "sjd2/sampler/correction.py",
         "correction=correction,",
         "correction=1,",
-        (CORRECTION + "moderate_correctors_leave_the_distribution_alone",),
+        (CORRECTION + "drafts_follow_the_distribution_that_they_are_labelled_with",),
     ),
     Mutation(
         "the corrector reads its neighbours one place off",
