@@ -26,11 +26,11 @@ from sjd2.demo.scenes import held_out_captions  # noqa: E402
 from sjd2.pictures.loading import load  # noqa: E402
 
 STORED = ROOT / "tests" / "sampler" / "forwards.json"
-CAPTIONS, SEED, WINDOW = 4, 24, 16
+CAPTIONS, SEED, WINDOW = 4, 24, 32
 
 # Where a companion is not named, there is none.
 METHODS: dict[str, dict[str, Any]] = {
-    "independent": {"method": "sjd", "coupling": "independent", "start": "uniform"},
+    "independent": {"method": "sjd", "coupling": "independent"},
     "maximal": {"method": "sjd"},
     "gumbel": {"method": "sjd", "verify": "gumbel"},
     "corrected in two passes": {"method": "sjd", "corrector": "auto", "corrector_passes": 2},
