@@ -131,7 +131,8 @@ def test_every_part_of_the_address_changes_the_draw() -> None:
 
 
 def test_streams_are_uncorrelated() -> None:
-    """Kills: two streams with the same number."""
+    """Kills: two streams with the same number, which Python takes for two names of one."""
+    assert len(Stream) == len(Stream.__members__) == 4
     seed, position = addresses(50_000)
     draws = torch.stack([uniform(seed, position, 1, stream).squeeze(-1) for stream in Stream])
     correlation = torch.corrcoef(draws) - torch.eye(len(Stream))

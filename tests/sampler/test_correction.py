@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 import torch
 from torch import Tensor
+from torch.nn import functional as F
 
 import sjd2
 from sjd2.companions import Companions
@@ -17,7 +18,7 @@ from sjd2.kernels import Verdict
 from sjd2.protocol import Sampling
 from sjd2.sampler import correction, decode, resolve
 from sjd2.sampler.correction import Correction
-from sjd2.sampler.watchers import Iteration
+from sjd2.sampler.watchers import Iteration, OnIteration
 from tests.janus_model import draw
 from tests.sampler.test_denoising import Unmoved, loud_adapter
 from tests.table_model import TableModel, chi_square, make_request, threshold
@@ -28,14 +29,15 @@ RANK = 5
 
 
 class Wild(Corrector):
-    """Random weights of large norm; reads the table model's states, which are numbers."""
+    """Random weights, by default of large norm; reads the table model's states, which are numbers.
+    """
 
-    def __init__(self, model: TableModel) -> None:
+    def __init__(self, model: TableModel, std: float = 3.0) -> None:
         torch.manual_seed(0)
         offsets = neighbour_offsets(model.geometry.row_width)
         super().__init__(offsets, model.symbols, 2, model.vocab_size, RANK, "none")
         for parameter in self.parameters():
-            torch.nn.init.normal_(parameter, std=3.0)
+            torch.nn.init.normal_(parameter, std=std)
 
     def read(self, hidden: Tensor, images: int) -> Tensor:
         codes = (hidden[:images] % 17).float(), (hidden[-images:] % 5).float()
@@ -124,6 +126,78 @@ def test_a_draft_labelled_with_the_old_distribution_is_found_out(
 
     monkeypatch.setattr(correction.Correction, "correct", wrong)
     assert excess(20_000, window=4, corrector_passes=2) > 2
+
+
+def chance_of_labels(pictures: int, passes: Any, vocab_size: int, strength: float) -> float:
+    """How likely drafts as far from their labels as these are, if labels are right.
+
+    A label is the distribution that a window holds for a draft when verification reads it. There
+    are few different ones, as there are few prefixes: drafts are counted by forward and label.
+    """
+    model = TableModel(vocab_size, length=5)
+    companions = Companions(corrector=Wild(model, strength))
+    method = resolve(DecodingConfig(window=5, corrector_passes=passes), companions)
+    drafts, labels = [], []
+
+    def look(now: Iteration) -> None:
+        state, window = now.state, now.state.window
+        if state.iteration > 1:  # the first window is not corrected
+            inside = state.columns() < model.length
+            drafts.append(window.tokens[inside])
+            label = window.draft_logits[:, : window.width].exp()[inside]
+            labels.append(F.pad(label, (1, 0), value=float(state.iteration)))
+
+    request = make_request(model, [PROMPT] * pictures, FREE)
+    decode(model, request, method, range(pictures), [OnIteration(look)])
+    drawn, label = torch.cat(drafts), torch.cat(labels).double()
+    kinds, kind = torch.unique((label * 1e4).round(), dim=0, return_inverse=True)
+    found = torch.zeros(len(kinds), model.vocab_size, dtype=torch.float64)
+    expected = torch.zeros_like(found).index_add_(0, kind, label[:, 1:])
+    found.index_put_((kind, drawn), torch.ones_like(drawn).double(), accumulate=True)
+    common = (expected >= 5).all(dim=1)
+    statistic = ((found - expected) ** 2 / expected)[common].sum()
+    degrees = common.sum() * (model.vocab_size - 1)
+    assert degrees >= 20
+    return float(torch.special.gammaincc(degrees / 2, statistic / 2))
+
+
+# Pictures, passes, tokens and the strength of a corrector. Weaker ones move too little for these
+# few pictures; `tests/kernels/test_correction_enumeration.py` has them, and stronger ones.
+MODERATE = [(20_000, 3, 2, 0.4), (10_000, 3, 2, 0.7), (10_000, 3, 3, 1.0)]
+
+
+@pytest.mark.parametrize(
+    ("pictures", "passes", "vocab_size", "strength"), [*MODERATE, (10_000, "sweep", 2, 0.7)]
+)
+def test_drafts_follow_the_distribution_that_they_are_labelled_with(
+    pictures: int, passes: Any, vocab_size: int, strength: float
+) -> None:
+    """One false alarm in ten million.
+
+    Kills: numbers that passes share, a label of another column, pass or row.
+    """
+    assert chance_of_labels(pictures, passes, vocab_size, strength) > 1e-7
+
+
+@pytest.mark.parametrize(("pictures", "passes", "vocab_size", "strength"), MODERATE)
+def test_passes_with_the_same_numbers_are_found_out(
+    pictures: int,
+    passes: int,
+    vocab_size: int,
+    strength: float,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """The power of the test above, at every strength: chi-square is far above its mean.
+
+    Kills: correctors so strong that their distributions are one-hot, where any numbers will do.
+    """
+    right = correction.correct_window
+    monkeypatch.setattr(
+        correction,
+        "correct_window",
+        lambda *given, **named: right(*given, **(named | {"correction": 1})),
+    )
+    assert chance_of_labels(pictures, passes, vocab_size, strength) < 1e-7
 
 
 @pytest.mark.parametrize("options", [{}, {"corrector_passes": "sweep"}, {"verify": "gumbel"}])
