@@ -327,8 +327,8 @@ EAGER = (
     Mutation(
         "a forced token is not forced in the next window",
         f"{KERNELS}/verify_window/eager.py",
-        "slid = force(Window(slots, kinds, log_p, accept_length), position + accept_length, grammar",
-        "slid = force(Window(slots, kinds, log_p, accept_length), position, grammar",
+        "(slots, kinds, log_p, accept_length), position + accept_length, grammar)",
+        "(slots, kinds, log_p, accept_length), position, grammar)",
         (PARITY + "forced_columns_are_those_of_the_twin",),
     ),
     Mutation(
@@ -594,7 +594,8 @@ TRITON = (
         f"{KERNELS}/verify_window/triton/columns.py",
         "column, image = tl.program_id(0), tl.program_id(1).to(tl.int64)",
         "column, image = tl.program_id(0), tl.program_id(1)",
-        (PARITY + "an_address_beyond_32_bits_is_read",),
+        (PARITY + "a_row_alone_is_the_row_in_a_batch",),
+        "it takes a program for every column of 2^31 logits: hours of the interpreter",
     ),
     Mutation(
         "triton: addresses of the cache in 32 bits",
