@@ -1,4 +1,4 @@
-"""Forwards of fixed captions and seeds of the embedded model, by method: what only speed depends on.
+"""Forwards of fixed captions and seeds of the embedded model, by method: a test of speed.
 
     python bench/count_forwards.py             # what has moved since they were stored
     python bench/count_forwards.py --renew     # store them; say why in the commit

@@ -327,8 +327,8 @@ EAGER = (
     Mutation(
         "a forced token is not forced in the next window",
         f"{KERNELS}/verify_window/eager.py",
-        "slid = force(Window(slots, kinds, log_p, accept_length), position + accept_length, grammar",
-        "slid = force(Window(slots, kinds, log_p, accept_length), position, grammar",
+        "(slots, kinds, log_p, accept_length), position + accept_length, grammar)",
+        "(slots, kinds, log_p, accept_length), position, grammar)",
         (PARITY + "forced_columns_are_those_of_the_twin",),
     ),
     Mutation(
@@ -388,14 +388,21 @@ EAGER = (
         (CORRECTED + "corrected_windows_are_verified_without_bias",),
     ),
     Mutation(
-        "a corrected draft is drawn anew from its old distribution's residual",
+        "a draft that a pass has moved counts as drawn from the forward's distribution",
         f"{KERNELS}/correct_window/eager.py",
         'drafts, _ = couple(log_q, window, draws, "maximal")',
-        'drafts, _ = couple(log_q, scored, draws, "maximal")',
+        'drafts, _ = couple(log_q, scored._replace(slots=window.slots), draws, "maximal")',
         (CORRECTED + "corrected_windows_are_verified_without_bias",),
     ),
     Mutation(
-        "every corrected column is called fully drawn, before and after its forced token",
+        "every pass moves the drafts that the forward left",
+        f"{KERNELS}/correct_window/eager.py",
+        'drafts, _ = couple(log_q, window, draws, "maximal")',
+        'drafts, _ = couple(log_q, scored, draws, "maximal")',
+        (CORRECT + "corrections_are_those_of_the_twin",),
+    ),
+    Mutation(
+        "columns that entered beside a forced token are corrected",
         f"{KERNELS}/correct_window/eager.py",
         "beside = grammar_at(grammar, position - scored.offset, scored.draft_logits.shape[1])",
         "beside = grammar_at(grammar, position, scored.draft_logits.shape[1])",
@@ -442,13 +449,6 @@ EAGER = (
         "mixed = kept * embeddings.float() + (1 - kept) * clean.float()",
         "mixed = (1 - kept) * embeddings.float() + kept * clean.float()",
         (PARITY + "denoise_step_is_its_twin",),
-    ),
-    Mutation(
-        "log-probabilities of tokens ignore the cut of top-k",
-        f"{KERNELS}/token_log_probs.py",
-        "found = torch.where(score < cut, -torch.inf, (score - peak) - log_sum)",
-        "found = (score - peak) - log_sum",
-        ("tests/sampler/test_logprobs.py::test_the_kernels_leave_the_same_numbers",),
     ),
     Mutation(
         "log-probabilities of tokens without the temperature",
@@ -594,7 +594,8 @@ TRITON = (
         f"{KERNELS}/verify_window/triton/columns.py",
         "column, image = tl.program_id(0), tl.program_id(1).to(tl.int64)",
         "column, image = tl.program_id(0), tl.program_id(1)",
-        (PARITY + "an_address_beyond_32_bits_is_read",),
+        (PARITY + "a_row_alone_is_the_row_in_a_batch",),
+        "it takes a program for every column of 2^31 logits: hours of the interpreter",
     ),
     Mutation(
         "triton: addresses of the cache in 32 bits",

@@ -28,8 +28,6 @@ ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")
-sys.dont_write_bytecode = True  # a mutated file may be as old and as long as it was
-os.environ["PYTHONDONTWRITEBYTECODE"] = "1"
 
 import pytest  # noqa: E402
 import torch  # noqa: E402
@@ -95,7 +93,10 @@ def run_tests(tree: Path, tests: Sequence[str]) -> int:
             os.dup2(printed.fileno(), 1)
             os.dup2(printed.fileno(), 2)
         os.chdir(tree)
-        os.environ["PYTHONPATH"] = str(tree)  # of processes that tests start
+        # Bytecode of one mutation may pass for that of the next: a file as old and as long.
+        sys.dont_write_bytecode = True
+        # Of processes that tests start.
+        os.environ |= {"PYTHONPATH": str(tree), "PYTHONDONTWRITEBYTECODE": "1"}
         sys.path[:] = [str(tree), *(path for path in sys.path if Path(path).resolve() != ROOT)]
         for name in [name for name in sys.modules if name.partition(".")[0] == "bench"]:
             del sys.modules[name]

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import torch
 from torch import Tensor
 
 from sjd2.kernels.target.eager import guide
@@ -36,8 +35,8 @@ def token_log_probs(
         copies = len(window.draft_logits) // len(tokens)
         picked = window.draft_logits.gather(-1, tokens.repeat(copies, 1, 1))
         score = guide(picked, rules.guidance_scale).squeeze(-1) * (1 / rules.temperature)
-        peak, log_sum, cut = window.draft_stats.unbind(-1)
-        found = torch.where(score < cut, -torch.inf, (score - peak) - log_sum)
+        peak, log_sum, _ = window.draft_stats.unbind(-1)
+        found = (score - peak) - log_sum  # no token that was decided on is below the cut
     if grammar is not None:
         is_forced = grammar_at(grammar, position, verdict.tokens.shape[1]) >= 0
         found = found.masked_fill(is_forced, 0.0)

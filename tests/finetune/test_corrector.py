@@ -14,6 +14,8 @@ import sjd2
 from sjd2.companions import make_corrector
 from sjd2.finetune.corrector import CorrectorSettings, MoveObjective, Moves
 from sjd2.finetune.trainer import finetune_corrector
+from sjd2.kernels import Rules, Window
+from sjd2.kernels.correct_window.eager import activate_window, correct_window, neighbours
 from sjd2.models import family_of
 from tests.finetune.test_packing import INPUTS, SAMPLING
 from tests.janus_model import VOCAB, tiny_janus
@@ -67,6 +69,46 @@ def test_an_untrained_corrector_predicts_what_the_forward_did() -> None:
     batch = next(iter(Moves(family, corrector, INPUTS, SAMPLING, TINY)))
     losses = MoveObjective(family, corrector, 0.1)(**batch)
     assert float(losses["total_variation"]) == pytest.approx(float(losses["uncorrected"]), abs=1e-3)
+
+
+@torch.no_grad()
+def test_a_corrector_is_learned_as_it_is_applied() -> None:
+    """What decoding makes of a distribution is what the loss compares with.
+
+    Kills: a move learned backwards, neighbours that are read otherwise while drawing.
+    """
+    family = family_of(tiny_janus())
+    corrector = make_corrector(family, 8)
+    torch.nn.init.normal_(corrector.shift.weight)
+    shifts = corrector.shifts(family.embedding_table())
+    rows, width, position = 2, 4, torch.tensor([3, 9])
+    log_p = torch.randn(rows, width, VOCAB).log_softmax(dim=-1)
+    hidden = torch.randn(rows, width, corrector.state.in_features)
+    state = corrector.state(hidden)
+    before, after = torch.randint(VOCAB, (2, rows, 20))
+    kinds = torch.zeros(rows, width, dtype=torch.uint8)
+    window = Window(torch.zeros(rows, width + 1).long(), kinds, log_p, torch.zeros(rows).long())
+    corrected = correct_window(
+        window,
+        window,
+        state,
+        activate_window(state, before, shifts, position=position),
+        after,
+        shifts,
+        Rules(),
+        seed=position,
+        position=position,
+        iteration=1,
+        correction=1,
+    ).draft_logits
+    old, new = (
+        neighbours(tokens, shifts.offsets, len(shifts.features), position, width, None)
+        for tokens in (before, after)
+    )
+    given = (one.flatten(0, 1) for one in (log_p, hidden, corrected, old, new))
+    losses = MoveObjective(family, corrector, dropout=0.0)(*given)
+    assert losses["total_variation"] < 1e-5
+    assert losses["uncorrected"] > 0.05
 
 
 def test_a_corrector_learns_and_the_model_stays(tmp_path: Path) -> None:

@@ -32,6 +32,7 @@ def corrections(
     rules: Rules,
     grammar: dict[int, int] | None = None,
     passes: int = 2,
+    rank: int = RANK,
 ) -> list[Window]:
     """Two iterations, each followed by corrections; all corrected windows."""
     generator = torch.Generator().manual_seed(1)
@@ -39,8 +40,8 @@ def corrections(
     def random(*shape: int) -> Tensor:
         return torch.randn(*shape, generator=generator).to(where)
 
-    features, offsets = random(len(OFFSETS) * (vocab + 1), RANK), torch.tensor(OFFSETS)
-    shifts = Shifts(features, offsets.to(where), random(vocab, RANK))
+    features, offsets = random(len(OFFSETS) * (vocab + 1), rank), torch.tensor(OFFSETS)
+    shifts = Shifts(features, offsets.to(where), random(vocab, rank))
     forced = None
     if grammar:
         forced = torch.full((LENGTH,), -1)
@@ -54,7 +55,7 @@ def corrections(
     for iteration in (1, 2):
         logits = random_logits(copies * images, window.width, vocab, iteration).to(where)
         at: dict[str, Any] = {"seed": seed, "grammar": forced, "iteration": iteration}
-        state = random(images, window.width, RANK)
+        state = random(images, window.width, rank)
         seen = module.activate_window(state, tokens, shifts, position=position, grammar=forced)
         verdict = module.verify_window(
             logits, window, rules, position=position, length=LENGTH, next_width=width, **at
@@ -99,6 +100,11 @@ def test_corrections_are_those_of_the_twin(
 ) -> None:
     """Kills: a neighbour of another offset, a block of columns or tokens left out."""
     agree(*shape, where=device, rules=Rules(verify=verify))
+
+
+def test_a_wide_corrector_is_its_twin(device: str) -> None:
+    """Kills: a part of the hidden layer left out, or added twice."""
+    agree(17, 4, 2, where=device, rules=Rules(), rank=100)
 
 
 @pytest.mark.parametrize(

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Any
 
 import pytest
 import torch
@@ -19,12 +20,16 @@ from sjd2.kernels.correct_window import eager
 from sjd2.kernels.philox import Stream
 from sjd2.kernels.verify_window.eager import decide
 from sjd2.protocol import Sampling
-from tests.kernels.test_verify_window_enumeration import Scripts, total_variation
+from tests.kernels.test_verify_window_enumeration import (
+    Denoising,
+    Scripts,
+    bounded,
+    total_variation,
+)
 from tests.table_model import TableModel
 
 PROMPT = (1,)
 OFFSETS, RANK = (1, 2), 4
-SAMPLING = Sampling(True, top_k=2)
 FREE = Sampling(True)
 
 Mutation = Callable[[Window, Window, Window], Window]  # scored, before a pass, after it: after it
@@ -37,6 +42,7 @@ class Rows:
     committed: list[tuple[int, ...]]
     window: Window
     weight: Tensor  # float64 [n]
+    steps: tuple[int, ...]  # denoising steps that the drafts have to go, the same in all rows
 
     def merged(self) -> Rows:
         """Rows whose future is the same, as one."""
@@ -56,6 +62,7 @@ class Rows:
             [self.committed[row] for row in rows],
             self.window.keep_rows(torch.tensor(rows, dtype=torch.int64)),
             torch.tensor(list(weights.values()), dtype=torch.float64),
+            self.steps,
         )
 
 
@@ -69,8 +76,11 @@ class Enumeration:
         sampling: what the target is.
         passes: after every forward.
         strength: standard deviation of the corrector's weights.
+        denoising: of drafts that are fed as noise for some forwards first.
         mutation: of what a pass returns.
     """
+
+    decide = staticmethod(decide)
 
     def __init__(
         self,
@@ -82,9 +92,11 @@ class Enumeration:
         strength: float,
         monkeypatch: pytest.MonkeyPatch,
         mutation: Mutation | None = None,
+        denoising: Denoising | None = None,
     ) -> None:
         self.model, self.width, self.rules, self.sampling = model, width, rules, sampling
         self.passes, self.monkeypatch, self.mutation = passes, monkeypatch, mutation
+        self.denoising = denoising or Denoising()
         generator = torch.Generator().manual_seed(3)
         vocab, kind = model.vocab_size, torch.float64
         features = torch.randn(len(OFFSETS) * (vocab + 1), RANK, generator=generator, dtype=kind)
@@ -112,8 +124,10 @@ class Enumeration:
                                 number = number * vocab + token
                             found[number] += chance
             # Rows that meet again go on as one.
-            if at + 1 in pending and at + 1 < length:
-                pending[at + 1] = [_joined(pending[at + 1]).merged()]
+            alike: dict[tuple[int, ...], list[Rows]] = {}
+            for rows in pending.pop(at + 1, []):
+                alike.setdefault(rows.steps, []).append(rows)
+            pending[at + 1] = [_joined(parts).merged() for parts in alike.values()]
         return found
 
     def _first(self) -> Rows:
@@ -131,7 +145,8 @@ class Enumeration:
         )
         window = eager.force(window, zero, self.model.grammar)
         weight = torch.full((count,), 1 / count, dtype=torch.float64)
-        return Rows([()] * count, window, weight).merged()
+        steps = bounded((self.denoising.steps,) * columns, self.denoising, self.width)
+        return Rows([()] * count, window, weight, steps).merged()
 
     def _iteration(self, rows: Rows, row: int) -> list[Rows]:
         """What becomes of a row in a forward and the passes behind it, by what it committed."""
@@ -139,13 +154,17 @@ class Enumeration:
         remaining = self.model.length - at
         window = rows.window.keep_rows(torch.tensor([row])).narrow(remaining)
         width, entering = window.width, min(self.width, remaining)
-        drafts = window.tokens[0].tolist()
+        # A noisy input says something of its token and its level, but is not the token.
+        steps = rows.steps[:width]
+        levels = self.model.symbols * torch.tensor(steps)
+        drafts = (window.tokens[0] + levels).tolist()
+        noisy = torch.tensor([[False, *(left > 0 for left in steps[:-1])]])
         prefixes = [committed + tuple(drafts[:column]) for column in range(width)]
         log_p = self.model.step_log_probs(PROMPT, prefixes, self.sampling)
         scripts = Scripts(width, entering, self.model.vocab_size)
         everyone = torch.zeros(scripts.rows, dtype=torch.int64)
         verdict, chance = scripts.play(
-            lambda draws: decide(
+            lambda draws: self.decide(
                 log_p.expand(scripts.rows, -1, -1),
                 window.keep_rows(everyone),
                 self.rules,
@@ -153,6 +172,7 @@ class Enumeration:
                 position=everyone + at,
                 length=self.model.length,
                 grammar=self.model.grammar,
+                noisy=noisy.expand(scripts.rows, -1),
                 next_width=entering,
             ),
             remaining,
@@ -169,12 +189,20 @@ class Enumeration:
                 [committed + tuple(some) for some in tokens],
                 verdict.window.keep_rows(mine),
                 rows.weight[row] * chance[mine],
+                self._aged(steps, accepted, entering),
             )
             if at + accepted < self.model.length:
-                after.window = after.window.narrow(self.model.length - at - accepted)
+                left = self.model.length - at - accepted
+                after.window, after.steps = after.window.narrow(left), after.steps[:left]
                 after = self._corrected(after.merged(), added, seen)
             found.append(after)
         return found
+
+    def _aged(self, steps: tuple[int, ...], accepted: int, width: int) -> tuple[int, ...]:
+        """Steps of the next window: one less of every draft that stays."""
+        aged = tuple(max(left - 1, 0) for left in steps[accepted:])
+        entered = (self.denoising.steps,) * (width - len(aged))
+        return bounded(aged + entered, self.denoising, self.width)
 
     def _corrected(self, rows: Rows, added: Tensor, seen: Tensor) -> Rows:
         """Rows behind all passes; they come from one forward."""
@@ -196,7 +224,8 @@ class Enumeration:
                 window = self.mutation(same, before, window)
             weight = rows.weight[source] * chance
             kept = (weight > 0).nonzero().squeeze(1)
-            rows = Rows([committed[row] for row in kept], window.keep_rows(kept), weight[kept])
+            chosen = [committed[row] for row in kept.tolist()]
+            rows = Rows(chosen, window.keep_rows(kept), weight[kept], rows.steps)
             origin = origin[source][kept]
         return rows.merged()
 
@@ -254,9 +283,12 @@ def _joined(parts: list[Rows]) -> Rows:
         kept = part.window.draft_logits
         columns = torch.arange(width).clamp(max=kept.shape[1] - 1)
         windows.append(part.window._replace(draft_logits=kept[:, columns]))
-    joined = Window(*(torch.cat(tensors) for tensors in zip(*(w[:4] for w in windows), strict=True)))
+    joined = Window(
+        *(torch.cat(tensors) for tensors in zip(*(w[:4] for w in windows), strict=True))
+    )
     committed = [one for part in parts for one in part.committed]
-    return Rows(committed, joined, torch.cat([part.weight for part in parts]))
+    weight = torch.cat([part.weight for part in parts])
+    return Rows(committed, joined, weight, parts[0].steps)
 
 
 def distance(enumeration: Enumeration) -> float:
@@ -273,7 +305,7 @@ CASES = [
     pytest.param(2, 4, 3, Rules(coupling="independent"), FREE, None, id="independent"),
     pytest.param(2, 4, 2, Rules(start="uniform"), FREE, None, id="uniform-starts"),
     pytest.param(2, 4, 2, Rules(start="repeat"), FREE, None, id="one-hot-starts"),
-    pytest.param(3, 3, 2, Rules(), SAMPLING, None, id="top-k"),
+    pytest.param(3, 3, 2, Rules(), Sampling(True, top_k=2), None, id="top-k"),
     pytest.param(2, 4, 3, Rules(), FREE, {1: 1}, id="grammar"),
     pytest.param(2, 4, 2, Rules(start="uniform"), FREE, {2: 0}, id="grammar-of-uniform-starts"),
 ]
@@ -297,9 +329,34 @@ def test_corrected_windows_are_verified_without_bias(
     neighbour which is not yet behind it; a window whose distributions did not slide with it.
     """
     model = TableModel(vocab, length, grammar)
-    passes = 2
-    enumeration = Enumeration(model, width, rules, sampling, passes, strength, monkeypatch)
+    enumeration = Enumeration(model, width, rules, sampling, 2, strength, monkeypatch)
     assert distance(enumeration) < 1e-12
+
+
+@pytest.mark.parametrize("steps", [1, 2])
+@pytest.mark.parametrize("start", ["neighbour", "uniform"])
+def test_windows_corrected_beside_noise_are_verified_without_bias(
+    start: Any, steps: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Kills: a correction of columns that were predicted from noise, after which they count as
+    clean.
+    """
+    model, rules, noise = TableModel(2, 4), Rules(start=start), Denoising(steps)
+    assert distance(Enumeration(model, 3, rules, FREE, 2, 0.7, monkeypatch, None, noise)) < 1e-12
+
+
+def test_the_enumeration_sees_corrections_verified_behind_noise(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Kills: noise that says all that tokens say."""
+    enumeration = Enumeration(
+        TableModel(2, 4), 3, Rules(), FREE, 2, 0.7, monkeypatch, None, Denoising(2)
+    )
+    right = enumeration.decide
+    monkeypatch.setattr(
+        enumeration, "decide", lambda *given, **named: right(*given, **(named | {"noisy": None}))
+    )
+    assert distance(enumeration) > 1e-4
 
 
 def told_the_forward_s(scored: Window, before: Window, after: Window) -> Window:

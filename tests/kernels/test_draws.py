@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from sjd2.kernels.philox import Stream
-from sjd2.kernels.verify_window.eager import PhiloxDraws
+from sjd2.kernels.verify_window.eager import PhiloxDraws, _residual
 
 ROWS = 400_000
 
@@ -100,6 +100,15 @@ def test_fixed_noise_lets_a_draft_win_again() -> None:
     )
     before, after = (draws().choose_again(one, rows, columns) for one in (target, moved))
     assert (before == after).double().mean() > 0.98
+
+
+def test_where_rounding_leaves_no_residual_the_target_is_drawn_from() -> None:
+    """Kills: token zero where a draft was rejected though p is nowhere above q."""
+    log_p = torch.tensor([[0.1, 0.2, 0.7]]).log().expand(2, -1)
+    log_q = torch.stack((log_p[0], torch.tensor([0.7, 0.2, 0.1]).log()))
+    residual = _residual(log_p, log_q)
+    torch.testing.assert_close(residual[0], torch.tensor([0.1, 0.2, 0.7]))
+    torch.testing.assert_close(residual[1], torch.tensor([0.0, 0.0, 0.6]))
 
 
 @pytest.mark.parametrize("vocab_size", [60, 512])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import numpy as np
 import pytest
 import torch
 
@@ -41,3 +42,23 @@ def test_truncate_refuses_rows_that_belong_to_no_picture() -> None:
     """Kills: accept lengths of another batch, which a kernel would apply to the wrong rows."""
     with pytest.raises(ValueError, match="lengths has 3 rows: must be a multiple of the 2 of"):
         kv_truncate(torch.tensor([1, 5, 3]), torch.tensor([2, 0]))
+
+
+def test_a_cache_beyond_32_bits_is_written() -> None:
+    """Row 2 of this cache begins at entry 2^31. Of its memory only what is written is real.
+
+    Kills: addresses in 32 bits.
+    """
+    triton = pytest.importorskip("triton")
+    if not triton.knobs.runtime.interpret:
+        pytest.skip("Triton is not interpreted here")
+    from sjd2.kernels import triton as kernels
+
+    keys, values = (torch.from_numpy(np.zeros((3, 1, 2**30, 1), dtype=np.int8)) for _ in range(2))
+    new = torch.arange(1, 7, dtype=torch.int8).view(3, 1, 2, 1)
+    lengths = torch.tensor([0, 5, 2**30 - 2])
+    kernels.kv_append(keys, values, new, -new, lengths)
+    for row, at in enumerate(lengths.tolist()):
+        written = slice(at, at + 2)
+        assert torch.equal(keys[row, :, written], new[row])
+        assert torch.equal(values[row, :, written], -new[row])

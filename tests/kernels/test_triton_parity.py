@@ -168,6 +168,33 @@ def test_impossible_drafts_are_all_rejected(device: str) -> None:
     assert expected.accept_length.tolist() == [1, 1]
 
 
+def test_where_nothing_is_left_of_a_residual_the_kernel_draws_as_its_twin(device: str) -> None:
+    """A q that is e times p everywhere: two drafts in three are rejected, and nothing is left.
+
+    Kills: token zero, or the first group, where p is nowhere above q.
+    """
+    start = uniform_start(4, 4, 70, device)
+    alike = random_logits(1, 1, 70, 0).expand(4, 4, 70).contiguous()
+    expected, found = both(alike, **start)
+    lifted = torch.tensor([0.0, 1.0, 0.0], device=device)
+    windows = (
+        expected.window._replace(draft_logits=expected.window.draft_logits + 1),
+        found.window._replace(draft_stats=found.window.draft_stats - lifted),
+    )
+    again, _ = both(alike, **(start | {"windows": windows, "iteration": 2}))
+    assert (again.accepted < 4).all()
+    assert (again.tokens > 0).any()
+
+
+def test_ties_go_to_the_first_token_of_the_first_tile(device: str) -> None:
+    """Kills: the last of equals, or the first of the last tile."""
+    start = uniform_start(1, 2, 2500, device) | {"rules": Rules(verify="greedy")}
+    logits = torch.zeros(1, 2, 2500)
+    logits[..., [1500, 1600, 2400]] = 3.0
+    expected, _ = both(logits, **start)
+    assert expected.tokens.tolist() == [[1500, 1500]]
+
+
 @pytest.mark.parametrize("poison", [torch.nan, torch.inf, -torch.inf])
 @pytest.mark.parametrize("whole_row", [False, True])
 @pytest.mark.parametrize("filters", [{}, {"top_k": 4}, {"top_p": 0.7}], ids=str)
@@ -324,6 +351,20 @@ def test_kv_append_is_its_twin(device: str) -> None:
     pairs = []
     for module in (eager, triton):
         keys, values = cache(device), cache(device, 5)
+        module.kv_append(keys, values, new_keys, new_values, lengths)
+        pairs.append((keys, values))
+    for expected, found in zip(*pairs, strict=True):
+        assert torch.equal(found, expected)
+
+
+def test_kv_append_copies_windows_of_several_blocks(device: str) -> None:
+    """Kills: a last block, or one in the middle, that stays behind."""
+    lengths = torch.tensor([1, 3], device=device)
+    new_keys = random_logits(2, 40, 60, 1)[:, None].to(device)
+    new_values = random_logits(2, 40, 61, 2)[:, None].to(device)
+    pairs = []
+    for module in (eager, triton):
+        keys, values = (torch.zeros(2, 1, 50, size, device=device) for size in (60, 61))
         module.kv_append(keys, values, new_keys, new_values, lengths)
         pairs.append((keys, values))
     for expected, found in zip(*pairs, strict=True):

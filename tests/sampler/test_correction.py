@@ -29,8 +29,7 @@ RANK = 5
 
 
 class Wild(Corrector):
-    """Random weights, by default of large norm; reads the table model's states, which are numbers.
-    """
+    """Random weights, by default large; reads the table model's states, which are numbers."""
 
     def __init__(self, model: TableModel, std: float = 3.0) -> None:
         torch.manual_seed(0)
