@@ -1045,7 +1045,7 @@ FINETUNE = (
         "sjd2/finetune/corrector.py",
         "+ (later.start - self.start)",
         "+ (later.start - self.start + 1)",
-        (LEARNED + "moves_are_of_columns_whose_neighbours_changed",),
+        (LEARNED + "a_move_pairs_the_predictions_of_one_position",),
     ),
 )
 
