@@ -551,7 +551,6 @@ TRITON = (
         "weight = tl.where(score < above, 0.0, tl.exp(score - peak))",
         "weight = tl.exp(score - peak)",
         (PARITY + "guidance_and_filters_are_those_of_the_twin",),
-        "the tokens below top-k come after all that reach the mass, so they never decide",
     ),
     Mutation(
         "triton: a row's noise flags are those of the first",
@@ -701,7 +700,6 @@ TRITON = (
         "mask=(choices < vocab) & (depth < rank), other=0.0",
         "mask=(choices < vocab), other=0.0",
         (CORRECT + "corrections_are_those_of_the_twin",),
-        "both factors are masked; one alone is enough where memory behind the end is no NaN",
     ),
     Mutation(
         "triton: a corrector's second part of the hidden layer is left out",
@@ -786,10 +784,9 @@ SAMPLER = (
     Mutation(
         "guidance rows keep the entries of other pictures",
         "sjd2/sampler/state.py",
-        "        self.cache.keep_rows(copies)\n",
-        "        self.cache.keep_rows(copies.sort().values)\n",
-        (DISTRIBUTION + "pictures_follow_the_target_distribution",),
-        "rows are ascending and copies follow each other, so they are sorted already",
+        "copies = torch.cat([rows + everyone * copy for copy in range(self.copies)])",
+        "copies = torch.cat([rows + len(rows) * copy for copy in range(self.copies)])",
+        (STATE + "finished_rows_leave_when_a_quarter_has",),
     ),
     Mutation(
         "finished rows never leave",
@@ -1048,7 +1045,7 @@ FINETUNE = (
         "sjd2/finetune/corrector.py",
         "+ (later.start - self.start)",
         "+ (later.start - self.start + 1)",
-        (LEARNED + "moves_are_of_columns_whose_neighbours_changed",),
+        (LEARNED + "a_move_pairs_the_predictions_of_one_position",),
     ),
 )
 

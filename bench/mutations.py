@@ -1,6 +1,6 @@
 """The "Kills:" lines of the tests, executed: each mutation of the code must fail the test it names.
 
-    python bench/mutations.py                  # all of them, on one core about 10 minutes
+    python bench/mutations.py                  # all of them, on one core about 15 minutes
     python bench/mutations.py --part 1/4       # every fourth, for jobs side by side
     python bench/mutations.py --only philox    # those whose name or file matches
 

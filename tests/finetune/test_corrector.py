@@ -12,7 +12,7 @@ import torch
 
 import sjd2
 from sjd2.companions import make_corrector
-from sjd2.finetune.corrector import CorrectorSettings, MoveObjective, Moves
+from sjd2.finetune.corrector import CorrectorSettings, MoveObjective, Moves, _Predicted
 from sjd2.finetune.trainer import finetune_corrector
 from sjd2.kernels import Rules, Window
 from sjd2.kernels.correct_window.eager import activate_window, correct_window, neighbours
@@ -59,6 +59,19 @@ def test_moves_are_of_columns_whose_neighbours_changed() -> None:
     # Every neighbour is a row of the features of its own offset.
     offset = torch.arange(batch["old"].shape[1]) * (VOCAB + 1)
     assert ((batch["old"] >= offset) & (batch["old"] <= offset + VOCAB)).all()
+
+
+def test_a_move_pairs_the_predictions_of_one_position() -> None:
+    """Column 2 of a window at position 3 is column 0 of one at 5; what enters follows the last.
+
+    Kills: predictions of neighbouring positions paired.
+    """
+    places = torch.arange(4.0)[:, None]
+    before = _Predicted(3, places, places, torch.zeros(4, 1, dtype=torch.int64))
+    later = _Predicted(5, places + 10, places, torch.ones(4, 1, dtype=torch.int64))
+    move = before.moved_to(later, 3)
+    assert move["log_p"].flatten().tolist() == [2, 3, 3]
+    assert move["target"].flatten().tolist() == [10, 11, 12]
 
 
 def test_an_untrained_corrector_predicts_what_the_forward_did() -> None:
