@@ -89,7 +89,15 @@ def test_every_command_parses(page):
 
 
 @pytest.mark.parametrize(
-    "module", ["sjd2", "sjd2.patching", "sjd2.demo", "sjd2.models", "sjd2.sampler.method"]
+    "module",
+    [
+        "sjd2",
+        "sjd2.patching",
+        "sjd2.demo",
+        "sjd2.models",
+        "sjd2.sampler.method",
+        "sjd2.pictures.generator",
+    ],
 )
 def test_the_examples_of_docstrings_run(module, monkeypatch):
     """Kills: an example that shows what the library no longer does."""

@@ -17,7 +17,7 @@ from PIL import Image
 from torch import Tensor
 
 from sjd2.models import family_of, inner_model
-from sjd2.pictures.drawing import check_captions
+from sjd2.pictures.drawing import EXAMPLE, check_captions
 from sjd2.pictures.pipeline import Pipeline
 from sjd2.placement import bring, device_of
 from sjd2.protocol import Request
@@ -163,7 +163,7 @@ def settled(pipeline: Pipeline, method: Method, rows: int, **sampling: Any) -> M
     if method.name == "ar" or config.window != "auto":
         return method
     request = family_of(pipeline.model).request(
-        **pipeline.inputs(["a"]), generation_mode="image", do_sample=True, **sampling
+        **pipeline.inputs([EXAMPLE]), generation_mode="image", do_sample=True, **sampling
     )
     if request is None:
         raise ValueError("this model cannot be accelerated with these settings")

@@ -338,4 +338,4 @@ def test_the_embedded_model_is_the_default(capsys):
     (picture,) = json.loads(capsys.readouterr().out)["pictures"]
     assert picture["passed"] in (True, False)
     with Image.open(picture["path"]) as drawn:
-        assert drawn.size == (64, 64)
+        assert drawn.size == (96, 96)
