@@ -126,7 +126,7 @@ class Tree:
         with Path("printed.txt").open("w") as printed:
             os.dup2(printed.fileno(), 1)
             os.dup2(printed.fileno(), 2)
-        options = ["-x", "-q", "-p", "no:cacheprovider", "-p", "no:xdist", "--rootdir", "."]
+        options = ["-x", "-q", "-m", "not gpu", "-p", "no:cacheprovider", "--rootdir", "."]
         status = int(pytest.main([*options, test]))
         # No clean-up: what threads and handles there are belong to the parent.
         os._exit(status)

@@ -156,3 +156,9 @@ def test_no_global_generator_is_touched() -> None:
     before = torch.get_rng_state()
     gumbel(*addresses(10), 1, Stream.DRAFT, 5)
     assert torch.equal(before, torch.get_rng_state())
+
+
+def test_every_stream_has_a_number_of_its_own() -> None:
+    """Kills: two names for one stream, which a loop over the streams does not even see."""
+    numbers = [int(stream) for stream in Stream.__members__.values()]
+    assert len(set(numbers)) == len(numbers) == 4
