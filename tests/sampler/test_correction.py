@@ -20,7 +20,8 @@ from sjd2.sampler.correction import Correction
 from sjd2.sampler.watchers import Iteration
 from tests.janus_model import draw
 from tests.sampler.test_denoising import Unmoved, loud_adapter
-from tests.table_model import TableModel, chi_square, make_request, threshold
+from tests.statistics import threshold
+from tests.table_model import TableModel, chi_square, make_request
 
 PROMPT = (2, 3, 1)
 FREE = Sampling(True)

@@ -23,7 +23,8 @@ from sjd2.sampler import decode, resolve
 from sjd2.sampler.drafts import Slots
 from sjd2.sampler.method import Rule, verify
 from sjd2.sampler.state import DecodingState
-from tests.table_model import TableModel, chi_square, make_request, threshold
+from tests.statistics import threshold
+from tests.table_model import TableModel, chi_square, make_request
 
 PROMPT = (2, 3, 1)
 FREE = Sampling(True)

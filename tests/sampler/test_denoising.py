@@ -19,7 +19,8 @@ from sjd2.protocol import Sampling
 from sjd2.sampler import decode, resolve
 from sjd2.sampler.schedule import noise_levels, steps_allowed
 from tests.janus_model import draw
-from tests.table_model import TableModel, chi_square, make_request, threshold
+from tests.statistics import threshold
+from tests.table_model import TableModel, chi_square, make_request
 
 PROMPT = (2, 3, 1)
 FREE = Sampling(True)

@@ -19,7 +19,8 @@ from sjd2.sampler.queue import Drawn, QueueStats, decode_queue
 from tests.family_models import FAMILIES
 from tests.glm_image_model import asked, tiny_glm_image
 from tests.janus_model import MASK, PROMPTS
-from tests.table_model import TableModel, chi_square, make_request, threshold
+from tests.statistics import threshold
+from tests.table_model import TableModel, chi_square, make_request
 
 PICTURES = 7
 Pictures = Sequence[tuple[Request, int]]
