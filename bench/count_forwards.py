@@ -1,7 +1,7 @@
 """Forwards of the embedded model, counted: what makes decoding slower and changes no distribution.
 
 python bench/count_forwards.py            compare with bench/forwards.json
-python bench/count_forwards.py --renew    write it: when the weights are others, or decoding is faster
+python bench/count_forwards.py --renew    write it: for other weights, or faster decoding
 
 Whoever renews it says in the commit why the numbers have moved.
 """

@@ -114,5 +114,7 @@ def outcome(old, new):
 print(outcome("ONE = 1", "ONE = 3"), outcome("TWO = 2", "TWO = 3"), outcome("ONE = 1", "1 = ONE"))
 print(outcome("THREE", ""), outcome("ONE = 1", "ONE = 4"))
 """
-    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
+    done = subprocess.run(
+        [sys.executable, "-c", script], capture_output=True, text=True, check=True
+    )
     assert done.stdout.split() == ["killed", "SURVIVED", "broken", "stale", "killed"]

@@ -12,12 +12,15 @@ from torch import Tensor
 from sjd2.kernels import Rules, Shifts, Verdict, Window, eager
 from tests.kernels.test_triton_parity import random_logits
 
-knobs = pytest.importorskip("triton").knobs
-if not knobs.runtime.interpret:
-    pytest.skip("Triton is not interpreted here", allow_module_level=True)
+pytest.importorskip("triton")
+from triton import knobs
+
 from sjd2.kernels import triton
 from tests.kernels.memory import Guard, spaced
 
+pytestmark = pytest.mark.skipif(
+    not knobs.runtime.interpret, reason="the guard is one of the interpreter"
+)
 LENGTH = 9
 
 
@@ -128,7 +131,9 @@ RULES = {
     "filtered": Rules(guidance_scale=2.0, top_k=5, top_p=0.9),
 }
 CALLS: dict[str, Callable[[], object]] = {
-    **{f"verify {name}": lambda rules=rules: verified(rules=rules) for name, rules in RULES.items()},
+    **{
+        f"verify {name}": lambda rules=rules: verified(rules=rules) for name, rules in RULES.items()
+    },
     "correct": corrected,
     "embed": embedded,
     "denoise": denoised,

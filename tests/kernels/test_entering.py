@@ -33,7 +33,9 @@ def test_newcomers_follow_the_distribution_of_the_last_column_independently() ->
         for token in (0, 2):
             given = entered[decided == token, 0]
             share = (given == 2).double().mean()
-            assert abs(share - target[2]) < ERRORS * (target[2] * (1 - target[2]) / len(given)) ** 0.5
+            assert (
+                abs(share - target[2]) < ERRORS * (target[2] * (1 - target[2]) / len(given)) ** 0.5
+            )
 
 
 def test_beside_a_forced_token_only_that_token_enters() -> None:

@@ -159,9 +159,7 @@ def enumerated(case: Case, monkeypatch: pytest.MonkeyPatch) -> float:
         torch.full((rows,), case.slid),
     )
     decided = torch.arange(width + case.slid) * 2 % VOCAB
-    verdict = Verdict(
-        scored.offset, scored.offset, decided.repeat(rows, 1), scored
-    )
+    verdict = Verdict(scored.offset, scored.offset, decided.repeat(rows, 1), scored)
     hidden = corrector.random(1, width + case.slid, RANK).repeat(rows, 1, 1)
     now: Any = SimpleNamespace(state=state, verdict=verdict, hidden=hidden)
     window = Correction(state, corrector, case.passes).correct(now).window

@@ -47,7 +47,7 @@ def draw(
 def excess(model: TableModel, sampling: Sampling, tokens: Tensor) -> float:
     """Chi-square of pictures as a multiple of its threshold: above 1 they are biased.
 
-    20 000 pictures of 81 outcomes show a bias of 8 % of a probability in the mean (`smallest_bias`).
+    20 000 pictures of 81 outcomes show a bias of 8 % of a probability in the mean.
     """
     target = model.picture_probabilities(PROMPT, sampling)
     statistic, degrees = chi_square(tokens, target, model.vocab_size)

@@ -43,7 +43,7 @@ class Unmoved:
 def excess(sampling: Sampling, grammar: dict[int, int] | None, rows: int, **options: Any) -> float:
     """Chi-square of denoised pictures as a multiple of its threshold.
 
-    20 000 pictures of 81 outcomes show a bias of 8 % of a probability in the mean (`smallest_bias`).
+    20 000 pictures of 81 outcomes show a bias of 8 % of a probability in the mean.
     """
     model = TableModel(grammar=grammar)
     request = make_request(model, [PROMPT] * rows, sampling)

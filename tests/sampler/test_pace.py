@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from itertools import pairwise
 from types import SimpleNamespace
 from typing import Any
 
@@ -31,7 +32,9 @@ def random(*shape: int) -> Tensor:
     return torch.randn(*shape, generator=torch.Generator().manual_seed(sum(shape)))
 
 
-SHIFTS = Shifts(random(len(OFFSETS) * (VOCAB + 1), RANK), torch.tensor(OFFSETS), random(VOCAB, RANK))
+SHIFTS = Shifts(
+    random(len(OFFSETS) * (VOCAB + 1), RANK), torch.tensor(OFFSETS), random(VOCAB, RANK)
+)
 
 
 def test_a_column_is_corrected_from_its_own_neighbours() -> None:
@@ -149,7 +152,7 @@ def test_noise_falls_by_one_level_in_a_forward(staggered: bool) -> None:
     """Kills: noise falling two levels at a time, or never; a level given to the column beside."""
     forwards = levels(None, staggered)
     met = 0
-    for before, after in zip(forwards, forwards[1:], strict=False):
+    for before, after in pairwise(forwards):
         for place, (to_go, column) in after.items():
             expected = max(before[place][0] - 1, 0) if place in before else 4
             if staggered:
