@@ -54,6 +54,17 @@ def verified(module: Any = triton, rules: Rules | None = None, **changes: Any) -
     return module.verify_window(logits, window, rules or Rules(), **(given | changes))
 
 
+def verified_twice() -> None:
+    """Windows whose distributions were kept of fewer columns than they have now."""
+    seed, rules = torch.tensor([5, 2**40]), Rules(guidance_scale=2.0, top_k=5, top_p=0.9)
+    window, position = eager.first_window(seed, 1, 17), torch.tensor([0, 0])
+    for iteration, width in ((1, 1), (2, 4), (3, 4)):
+        at: dict[str, Any] = {"seed": seed, "iteration": iteration, "length": LENGTH}
+        logits = random_logits(4, width, 17, iteration)
+        verdict = triton.verify_window(logits, window, rules, position=position, next_width=4, **at)
+        window, position = verdict.window, position + verdict.accept_length
+
+
 def corrected(rank: int = 5, module: Any = triton) -> Window:
     """A correction at the beginning of pictures, where neighbours are missing."""
     verdict = verified(module, position=torch.tensor([0, 1]), noisy=None)
@@ -134,6 +145,7 @@ CALLS: dict[str, Callable[[], object]] = {
     **{
         f"verify {name}": lambda rules=rules: verified(rules=rules) for name, rules in RULES.items()
     },
+    "verify twice": verified_twice,
     "correct": corrected,
     "embed": embedded,
     "denoise": denoised,
