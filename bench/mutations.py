@@ -98,6 +98,8 @@ class Tree:
             status = self.run(mutation.test)
         finally:
             path.write_text(right)
+        if status < 0:
+            return "killed"  # by a signal: a test that crashes is noticed, too
         return {0: "SURVIVED", 1: "killed"}.get(status, "broken")
 
     def run(self, test: str) -> int:
