@@ -101,7 +101,8 @@ from bench import mutations
 mutations.ROOT = Path({str(tmp_path)!r})
 for name in ("sjd2/demo/weights", "tests", "bench"):
     (mutations.ROOT / name).mkdir(parents=True)
-(mutations.ROOT / "pyproject.toml").touch()
+for name in ("pyproject.toml", "sjd2/__init__.py", "tests/__init__.py"):
+    (mutations.ROOT / name).touch()
 (mutations.ROOT / "sjd2/one.py").write_text("ONE = 1\\nTWO = 2\\n")
 (mutations.ROOT / "tests/test_one.py").write_text(
     "from sjd2.one import ONE\\ndef test_one():\\n    assert ONE == 1\\n"
