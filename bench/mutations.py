@@ -1,13 +1,13 @@
-"""The "Kills:" lines of the tests, executed: each mutation of the code must fail the test it names.
+"""Bugs put into a copy of the tree one at a time, each with the test that must notice it.
 
-    python bench/mutations.py                  # all of them, on one core about 15 minutes
-    python bench/mutations.py --part 1/4       # every fourth, for jobs side by side
-    python bench/mutations.py --only philox    # those whose name or file matches
+python bench/mutations.py                 all of bench/mutations.toml, as a table
+python bench/mutations.py --part 2/8      every eighth, from the second on
+python bench/mutations.py --only philox   those whose name, file or test matches
 
-The tree is copied to a temporary folder, where one text after another is replaced and the tests run
-that are to notice. First the same tests run on the copy as it is: a test that fails anyway kills
-nothing. The mutations are in `bench/mutation_list.py`. The exit status is 1 where one survives that
-the list does not explain, or where nothing could be said.
+A mutation is "killed" if its test fails, and its test passes in the tree as it is. One that
+SURVIVED is a missing test or code that does nothing; "stale" ones no longer occur exactly once in
+their file; "broken" ones, or tests, cannot even be imported. One that is `equivalent` on this
+machine says why, and is not run. Exit status 1 unless all are killed or explained.
 """
 
 from __future__ import annotations
@@ -17,153 +17,173 @@ import os
 import re
 import shutil
 import signal
-import subprocess
 import sys
 import tempfile
 import time
+import tomllib
+from collections import Counter
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
-sys.path.insert(0, str(ROOT))
-
-os.environ.setdefault("OMP_NUM_THREADS", "1")
-
-import pytest  # noqa: E402
-import torch  # noqa: E402
-
-from bench.mutation_list import MUTATIONS, Mutation  # noqa: E402
-
-if not torch.cuda.is_available():
-    os.environ.setdefault("TRITON_INTERPRET", "1")  # as tests/conftest.py, before Triton is there
-
-import transformers  # noqa: E402
-
-# Imported once, for all mutations.
-_USED = (transformers.JanusForConditionalGeneration, transformers.GenerationMixin)
-
-KILLED, SURVIVED, BROKEN = "killed", "SURVIVED", "BROKEN"
-_LIMIT = 600  # seconds, of the tests of one mutation
-_PASSED, _FAILED, _NO_STATUS = 0, 1, 128  # the first two are pytest's
-_PRINTED = "printed.txt"
+LIST = Path(__file__).with_suffix(".toml")
+COPIED = ("sjd2", "tests", "bench", "pyproject.toml")
+SECONDS = 240  # a mutation may loop for ever; its test does not take as long
 
 
-def copy_tree(target: Path) -> None:
-    """Every file that git knows of or would add, as it is now."""
-    listed = subprocess.run(
-        ["git", "ls-files", "--cached", "--others", "--exclude-standard", "-z"],
-        cwd=ROOT,
-        capture_output=True,
-        check=True,
-        text=True,
-    )
-    for name in filter(None, listed.stdout.split("\0")):
-        if (ROOT / name).is_file():
-            (target / name).parent.mkdir(parents=True, exist_ok=True)
-            shutil.copy2(ROOT / name, target / name)
+@dataclass(frozen=True)
+class Mutation:
+    """A bug and the test that must notice it.
 
-
-def mutated(text: str, mutation: Mutation) -> str:
-    """The text of a file with the mutation in it.
-
-    Raises:
-        ValueError: what is to be replaced does not occur exactly once.
+    Attributes:
+        name: what is wrong, in words.
+        file: that it is in, from the root of the repository.
+        old: text that occurs exactly once in the file.
+        new: what stands there instead.
+        test: pytest's name of the test, a whole file, or one test with its parameters.
+        equivalent: why no test can notice it, or empty.
     """
-    if (found := text.count(mutation.old)) != 1:
-        raise ValueError(
-            f"{mutation.name}: {mutation.file} has {mutation.old!r} {found} times, not once"
-        )
-    return text.replace(mutation.old, mutation.new)
+
+    name: str
+    file: str
+    old: str
+    new: str
+    test: str
+    equivalent: str = ""
+
+    @property
+    def is_stale(self) -> bool:
+        """Whether it cannot be put into the tree as it is."""
+        path = ROOT / self.file
+        return not path.is_file() or path.read_text().count(self.old) != 1
+
+    def matches(self, pattern: str) -> bool:
+        """Whether a regular expression is found in name, file or test."""
+        return any(re.search(pattern, text) for text in (self.name, self.file, self.test))
 
 
-def run_tests(tree: Path, tests: Sequence[str]) -> int:
-    """pytest on a copy of the tree, up to the first failure: its exit status, 128 for none.
+def read() -> list[Mutation]:
+    """The list; raises TypeError where an entry has other fields."""
+    return [Mutation(**entry) for entry in tomllib.loads(LIST.read_text())["mutation"]]
 
-    In a fork: what takes most of the time is importing torch and transformers, and they are the
-    same for all.
-    """
-    sys.stdout.flush()
-    if child := os.fork():
-        status = os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
-        return status if status >= 0 else _NO_STATUS
-    status = _NO_STATUS
-    try:
-        signal.alarm(_LIMIT)
-        with (tree / _PRINTED).open("w") as printed:
+
+class Tree:
+    """A copy of the repository, in which one file at a time is another."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        for name in COPIED:
+            if (ROOT / name).is_dir():
+                skipped = shutil.ignore_patterns("__pycache__", "weights")
+                shutil.copytree(ROOT / name, folder / name, ignore=skipped)
+            else:
+                shutil.copy(ROOT / name, folder / name)
+        weights = Path("sjd2", "demo", "weights")
+        (folder / weights).symlink_to(ROOT / weights)
+        self.passing: dict[str, bool] = {}
+
+    def outcome(self, mutation: Mutation) -> str:
+        """What becomes of a mutation."""
+        if mutation.is_stale:
+            return "stale"
+        if mutation.test not in self.passing:
+            self.passing[mutation.test] = self.run(mutation.test) == 0
+        if not self.passing[mutation.test]:
+            return "broken"
+        path = self.folder / mutation.file
+        right = path.read_text()
+        path.write_text(right.replace(mutation.old, mutation.new))
+        try:
+            status = self.run(mutation.test)
+        finally:
+            path.write_text(right)
+        if status < 0:
+            return "killed"  # by a signal: a test that crashes is noticed, too
+        return {0: "SURVIVED", 1: "killed"}.get(status, "broken")
+
+    def run(self, test: str) -> int:
+        """pytest's exit status for a test in this tree; 1 where it does not end."""
+        child = os.fork()
+        if child == 0:
+            os.setsid()
+            self._run_here(test)
+        ends = time.monotonic() + SECONDS
+        while time.monotonic() < ends:
+            done, status = os.waitpid(child, os.WNOHANG)
+            if done:
+                return os.waitstatus_to_exitcode(status)
+            time.sleep(0.02)
+        os.killpg(child, signal.SIGKILL)
+        os.waitpid(child, 0)
+        return 1
+
+    def _run_here(self, test: str) -> None:
+        """Become that test."""
+        import pytest
+
+        os.chdir(self.folder)
+        os.environ["PYTHONPATH"] = str(self.folder)
+        sys.path[:] = [str(self.folder), *(p for p in sys.path if p not in ("", str(ROOT)))]
+        with Path("printed.txt").open("w") as printed:
             os.dup2(printed.fileno(), 1)
             os.dup2(printed.fileno(), 2)
-        os.chdir(tree)
-        # Bytecode of one mutation may pass for that of the next: a file as old and as long.
-        sys.dont_write_bytecode = True
-        # Of processes that tests start.
-        os.environ |= {"PYTHONPATH": str(tree), "PYTHONDONTWRITEBYTECODE": "1"}
-        sys.path[:] = [str(tree), *(path for path in sys.path if Path(path).resolve() != ROOT)]
-        for name in [name for name in sys.modules if name.partition(".")[0] == "bench"]:
-            del sys.modules[name]
-        status = int(pytest.main(["-q", "-x", "-p", "no:cacheprovider", *tests]))
-    finally:
-        sys.stdout.flush()
+        options = ["-x", "-q", "-m", "not gpu", "-p", "no:cacheprovider", "--rootdir", "."]
+        status = int(pytest.main([*options, test]))
+        # No clean-up: what threads and handles there are belong to the parent.
         os._exit(status)
 
 
-def judge(tree: Path, mutation: Mutation) -> str:
-    """Whether the tests that a mutation names notice it; the tree is left as it was.
+def preload() -> None:
+    """Import what every test imports, once: a run is then a fork. sjd2 must not be among it."""
+    os.environ.setdefault("TRITON_INTERPRET", "1")
+    os.environ["PYTHONDONTWRITEBYTECODE"] = "1"
+    sys.dont_write_bytecode = True
+    import pytest
+    import torch
+    import transformers
+    from PIL import Image
+    from transformers import JanusForConditionalGeneration, JanusProcessor
 
-    An endless loop and a crash are noticed, too. A test that cannot even be collected has noticed
-    nothing: that is BROKEN.
-    """
-    path = tree / mutation.file
-    text = path.read_text()
-    path.write_text(mutated(text, mutation))
+    assert all((pytest, Image, transformers, JanusForConditionalGeneration, JanusProcessor))
+    torch.set_num_threads(1)
     try:
-        status = run_tests(tree, mutation.tests)
-    finally:
-        path.write_text(text)
-    return {_PASSED: SURVIVED, _FAILED: KILLED, _NO_STATUS: KILLED}.get(status, BROKEN)
+        import triton
+
+        assert triton.knobs.runtime.interpret
+    except ImportError:
+        pass
+    assert "sjd2" not in sys.modules
 
 
-def run(mutations: Sequence[Mutation]) -> bool:
-    """Print the table; whether every mutation was killed, or its survival is explained."""
-    with tempfile.TemporaryDirectory(prefix="mutations-") as folder:
-        tree = Path(folder)
-        copy_tree(tree)
-        named = sorted({test for mutation in mutations for test in mutation.tests})
-        if run_tests(tree, named) != _PASSED:
-            print((tree / _PRINTED).read_text()[-3000:])
-            print("these tests fail on the code as it is")
-            return False
-        counts = {KILLED: 0, SURVIVED: 0, BROKEN: 0}
-        good = True
-        for mutation in mutations:
-            started = time.perf_counter()
-            verdict = judge(tree, mutation)
-            counts[verdict] += 1
-            good &= verdict == KILLED or (verdict == SURVIVED and bool(mutation.explanation))
-            seconds = time.perf_counter() - started
-            why = f"  ({mutation.explanation})" if verdict == SURVIVED else ""
-            print(f"{verdict:9} {seconds:5.0f} s  {mutation.name}{why}", flush=True)
-    print(", ".join(f"{count} {verdict.lower()}" for verdict, count in counts.items()))
-    return good
+def part_of(mutations: Sequence[Mutation], part: str) -> list[Mutation]:
+    """The part "i/n" of a list, i from 1; raises ValueError for no such part."""
+    number, parts = (int(word) for word in part.split("/"))
+    if not 1 <= number <= parts:
+        raise ValueError(f"--part {part}: must be 1/n to n/n")
+    return list(mutations[number - 1 :: parts])
 
 
-def main(arguments: Sequence[str] | None = None) -> int:
-    parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
-    parser.add_argument("--part", default="1/1", metavar="I/N", help="the I-th of N parts")
-    parser.add_argument("--only", default="", metavar="REGEX", help="of a name or a file")
-    options = parser.parse_args(arguments)
-    if not re.fullmatch(r"[1-9]\d*/[1-9]\d*", options.part):
-        parser.error(f"--part {options.part}: must be I/N")
-    part, parts = map(int, options.part.split("/"))
-    if part > parts:
-        parser.error(f"--part {options.part}: I must be at most N")
-    chosen = [
-        mutation
-        for mutation in MUTATIONS
-        if re.search(options.only, mutation.name) or re.search(options.only, mutation.file)
-    ][part - 1 :: parts]
-    if not chosen:
-        parser.error("no mutation is chosen")
-    return 0 if run(chosen) else 1
+def main(words: Sequence[str] | None = None) -> int:
+    """The command."""
+    parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
+    parser.add_argument("--part", default="1/1", metavar="i/n", help="every n-th, from the i-th")
+    parser.add_argument("--only", default="", metavar="REGEX", help="by name, file or test")
+    asked = parser.parse_args(words)
+    mutations = part_of([one for one in read() if one.matches(asked.only)], asked.part)
+    preload()
+    found: Counter[str] = Counter()
+    print("| mutation | file | test | outcome | seconds |\n|---|---|---|---|---|")
+    with tempfile.TemporaryDirectory() as folder:
+        tree = Tree(Path(folder))
+        for one in mutations:
+            began = time.monotonic()
+            outcome = "explained" if one.equivalent and not one.is_stale else tree.outcome(one)
+            found[outcome] += 1
+            cells = (one.name, one.file, one.test, outcome, f"{time.monotonic() - began:.1f}")
+            print("| " + " | ".join(cells) + " |", flush=True)
+    print("\n" + ", ".join(f"{count} {outcome}" for outcome, count in sorted(found.items())))
+    return int(not set(found) <= {"killed", "explained"})
 
 
 if __name__ == "__main__":

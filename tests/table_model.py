@@ -150,8 +150,3 @@ def chi_square(tokens: Tensor, target: Tensor, vocab_size: int) -> tuple[float, 
     filled = expected > 0
     statistic = ((observed - expected) ** 2 / expected.clamp(min=1e-300))[filled].sum()
     return float(statistic), int(filled.sum()) - 1
-
-
-def threshold(degrees: int) -> float:
-    """Ten standard deviations above the mean of a chi-square: far beyond chance."""
-    return degrees + 10 * (2 * degrees) ** 0.5

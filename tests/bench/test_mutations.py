@@ -1,95 +1,121 @@
-"""The list of mutations fits the code and the tests, and the command can tell who noticed."""
+"""The list of mutations does not go stale, and a part of it is put to the test."""
 
 from __future__ import annotations
 
 import ast
+import os
 import subprocess
 import sys
-from functools import cache
+from datetime import date
 from pathlib import Path
 
 import pytest
 
-from bench.mutation_list import MUTATIONS, NAMED, Mutation
-from bench.mutations import ROOT, main, mutated, run
+from bench.mutations import ROOT, Mutation, main, part_of, read
 
-PHILOX = "sjd2/kernels/philox/constants.py"
-ANSWERS = ("tests/kernels/test_philox.py::test_philox_gives_the_published_known_answers",)
-
-
-@cache
-def functions(file: Path) -> set[str]:
-    """The names of the tests of a file."""
-    tree = ast.parse(file.read_text())
-    return {node.name for node in ast.walk(tree) if isinstance(node, ast.FunctionDef)}
+MUTATIONS = read()
+PARTS = 4  # of some minutes each; a day has one
 
 
-def test_every_mutation_changes_one_place_of_its_file() -> None:
-    """Kills: a list that has not followed the code, and a mutation that changes nothing."""
-    for mutation in MUTATIONS:
-        text = (ROOT / mutation.file).read_text()
-        assert mutated(text, mutation) != text
-        if mutation.file.endswith(".py"):
-            compile(mutated(text, mutation), mutation.file, "exec")
-    names = [mutation.name for mutation in MUTATIONS]
-    assert len(set(names)) == len(names)
-    assert len(names) >= 60
+def test_every_mutation_can_be_put_into_the_tree() -> None:
+    """Kills: text that has changed, or that occurs twice; a mutation that is no Python, or none."""
+    assert [one.name for one in MUTATIONS if one.is_stale] == []
+    assert len({one.name for one in MUTATIONS}) == len(MUTATIONS) >= 60
+    for one in MUTATIONS:
+        right = (ROOT / one.file).read_text()
+        assert ast.dump(ast.parse(right)) != ast.dump(ast.parse(right.replace(one.old, one.new)))
 
 
-def test_every_test_that_a_mutation_names_exists() -> None:
-    """Kills: a test that was renamed, whose mutations are then said to be broken."""
-    for mutation in MUTATIONS:
-        assert mutation.tests
-        for test in mutation.tests:
-            file, _, name = test.partition("::")
-            assert not name or name in functions(ROOT / file), test
+def test_every_mutation_names_a_test_that_exists() -> None:
+    """Kills: a test that was renamed, and that nobody misses."""
+    for one in MUTATIONS:
+        path, _, name = one.test.partition("::")
+        defined = {
+            node.name
+            for node in ast.walk(ast.parse((ROOT / path).read_text()))
+            if isinstance(node, ast.FunctionDef) and node.name.startswith("test_")
+        }
+        assert defined, one.test
+        assert not name or name.partition("[")[0] in defined, one.test
 
 
-def test_text_that_occurs_twice_is_refused() -> None:
-    """Kills: a mutation of another place than the one that is meant."""
-    twice = Mutation("twice", PHILOX, "0x", "1", ANSWERS)
-    with pytest.raises(ValueError, match=r"twice: .* has '0x' 2 times, not once"):
-        mutated("0x 0x", twice)
-    with pytest.raises(ValueError, match="0 times"):
-        mutated("", twice)
+def test_every_place_where_exactness_is_decided_has_mutations() -> None:
+    """Kills: a list of one file's bugs."""
+    files = {one.file for one in MUTATIONS}
+    for room in ("kernels/philox", "kernels/verify_window", "kernels/correct_window", "sampler"):
+        assert sum(f"sjd2/{room}/" in file for file in files) >= 2, room
+    for room in ("kernels/target", "kernels/noisy_embed", "kernels/kv_cache", "models", "finetune"):
+        assert sum(f"sjd2/{room}/" in file for file in files) >= 2, room
+    assert sum("/triton" in one.file for one in MUTATIONS) >= 25
 
 
-@pytest.mark.parametrize("part", ["0/3", "4/3", "1", "1/0", "-1/2"])
-def test_a_part_that_there_is_not_is_refused(part: str) -> None:
-    """Kills: a job of CI that runs nothing and is green."""
-    with pytest.raises(SystemExit):
-        main([f"--part={part}"])
-    with pytest.raises(SystemExit):
-        main(["--only=nothing is called this"])
+def test_parts_are_the_whole_list() -> None:
+    """Kills: a mutation that is in no part, or a part that nobody asked for."""
+    parts = [part_of(MUTATIONS, f"{number}/5") for number in range(1, 6)]
+    assert sorted((one for part in parts for one in part), key=MUTATIONS.index) == MUTATIONS
+    with pytest.raises(ValueError, match="must be 1/n to n/n"):
+        part_of(MUTATIONS, "6/5")
 
 
 @pytest.mark.slow
-def test_a_survivor_fails_the_command_unless_it_is_explained(
-    capsys: pytest.CaptureFixture[str],
+def test_mutations_of_the_day_are_killed() -> None:
+    """Kills: the list itself, a test of it that can no longer fail."""
+    number = date.today().toordinal() % PARTS + 1
+    words = [sys.executable, "bench/mutations.py", "--part", f"{number}/{PARTS}"]
+    here = os.environ | {"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
+    done = subprocess.run(words, cwd=ROOT, env=here, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stdout + done.stderr[-2000:]
+
+
+def test_what_is_not_killed_is_told_apart(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """Kills: a harness whose mutations are all killed, as its tests fail in any case."""
-    old, new = "ROUNDS = 10", "ROUNDS = 2 * 5"
-    assert run([Mutation("nine rounds", PHILOX, old, "ROUNDS = 9", ANSWERS)])
-    assert not run([Mutation("as before", PHILOX, old, new, ANSWERS)])
-    assert run([Mutation("as before", PHILOX, old, new, ANSWERS, "the same number")])
-    assert not run([Mutation("no Python", PHILOX, old, "ROUNDS =", ANSWERS)])
-    printed = capsys.readouterr().out
-    assert printed.count("SURVIVED") == 2
-    assert printed.count("BROKEN") == 1
+    """Kills: a survivor, a stale text or a failing test that counts as killed."""
+    outcomes = {"a": "killed", "b": "SURVIVED", "c": "stale", "d": "broken"}
+    some = [Mutation(name, "README.md", "", "x", "") for name in outcomes]
+    monkeypatch.setattr("bench.mutations.read", lambda: some)
+    monkeypatch.setattr("bench.mutations.preload", lambda: None)
+    monkeypatch.setattr("bench.mutations.Tree", lambda folder: Pretended(outcomes))
+    assert main([]) == 1
+    assert "1 SURVIVED, 1 broken, 1 killed, 1 stale" in capsys.readouterr().out
+    assert main(["--only", "^a$"]) == 0
 
 
-@pytest.mark.slow
-def test_shared_random_numbers_are_noticed() -> None:
-    """The quick part of the list: every pair of streams, every part of an address.
+class Pretended:
+    """A tree whose outcomes are known."""
 
-    Kills: a test of randomness that a mutation of it passes.
-    """
-    only = "^(stream|philox|corrections are numbered)|^every correction pass"
+    def __init__(self, outcomes: dict[str, str]) -> None:
+        self.outcomes = outcomes
+
+    def outcome(self, mutation: Mutation) -> str:
+        return self.outcomes[mutation.name]
+
+
+def test_a_tree_knows_killed_from_survived(tmp_path: Path) -> None:
+    """Kills: a mutation that is not undone, and a test of another tree than the mutated one."""
+    script = f"""
+import sys
+from pathlib import Path
+sys.path.insert(0, {str(ROOT)!r})
+from bench import mutations
+mutations.ROOT = Path({str(tmp_path)!r})
+for name in ("sjd2/demo/weights", "tests", "bench"):
+    (mutations.ROOT / name).mkdir(parents=True)
+for name in ("pyproject.toml", "sjd2/__init__.py", "tests/__init__.py"):
+    (mutations.ROOT / name).touch()
+(mutations.ROOT / "sjd2/one.py").write_text("ONE = 1\\nTWO = 2\\n")
+(mutations.ROOT / "tests/test_one.py").write_text(
+    "from sjd2.one import ONE\\ndef test_one():\\n    assert ONE == 1\\n"
+)
+folder = mutations.ROOT / "copy"
+folder.mkdir()
+tree = mutations.Tree(folder)
+def outcome(old, new):
+    return tree.outcome(mutations.Mutation("", "sjd2/one.py", old, new, "tests/test_one.py"))
+print(outcome("ONE = 1", "ONE = 3"), outcome("TWO = 2", "TWO = 3"), outcome("ONE = 1", "1 = ONE"))
+print(outcome("THREE", ""), outcome("ONE = 1", "ONE = 4"))
+"""
     done = subprocess.run(
-        [sys.executable, str(ROOT / "bench" / "mutations.py"), f"--only={only}"],
-        capture_output=True,
-        text=True,
+        [sys.executable, "-c", script], capture_output=True, text=True, check=True
     )
-    assert done.returncode == 0, done.stdout + done.stderr
-    assert done.stdout.count("killed  ") >= 15
-    assert {one.file for one in NAMED} >= {"sjd2/sampler/correction.py", "sjd2/sampler/noise.py"}
+    assert done.stdout.split() == ["killed", "SURVIVED", "broken", "stale", "killed"]

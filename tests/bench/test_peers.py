@@ -7,7 +7,8 @@ from bench.peers import PEERS
 from bench.peers.variation import total_variation
 from sjd2.protocol import Sampling
 from sjd2.sampler import decode
-from tests.table_model import TableModel, chi_square, make_request, threshold
+from tests.statistics import threshold
+from tests.table_model import TableModel, chi_square, make_request
 
 PROMPT = (2, 3, 1)
 

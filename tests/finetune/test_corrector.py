@@ -61,17 +61,22 @@ def test_moves_are_of_columns_whose_neighbours_changed() -> None:
     assert ((batch["old"] >= offset) & (batch["old"] <= offset + VOCAB)).all()
 
 
-def test_a_move_pairs_the_predictions_of_one_position() -> None:
-    """Column 2 of a window at position 3 is column 0 of one at 5; what enters follows the last.
+def test_both_predictions_of_a_move_are_of_one_picture_position() -> None:
+    """Kills: a target of the column beside, columns that enter paired with none or the first."""
 
-    Kills: predictions of neighbouring positions paired.
-    """
-    places = torch.arange(4.0)[:, None]
-    before = _Predicted(3, places, places, torch.zeros(4, 1, dtype=torch.int64))
-    later = _Predicted(5, places + 10, places, torch.ones(4, 1, dtype=torch.int64))
-    move = before.moved_to(later, 3)
-    assert move["log_p"].flatten().tolist() == [2, 3, 3]
-    assert move["target"].flatten().tolist() == [10, 11, 12]
+    def predicted(start: int, width: int, change: int) -> _Predicted:
+        place = torch.arange(start, start + width).float()[:, None]
+        return _Predicted(start, place.expand(-1, 3), 100 + place, place.long() * 10 + change)
+
+    move = predicted(4, 5, 0).moved_to(predicted(6, 5, 1), 5)
+    # Positions 6 to 8 were in the window before; 9 and 10 entered, and are drafted from its last.
+    assert move["log_p"][:, 0].tolist() == [6, 7, 8, 8, 8]
+    assert move["hidden"][:, 0].tolist() == [106, 107, 108, 108, 108]
+    assert move["target"][:, 0].tolist() == [6, 7, 8, 9, 10]
+    assert move["old"][:, 0].tolist() == [60, 70, 80, 80, 80]
+    assert move["new"][:, 0].tolist() == [61, 71, 81, 91, 101]
+    same = predicted(4, 5, 0).moved_to(predicted(6, 3, 0), 3)
+    assert len(same["old"]) == 0
 
 
 def test_an_untrained_corrector_predicts_what_the_forward_did() -> None:

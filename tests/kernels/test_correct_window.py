@@ -154,6 +154,12 @@ def test_forced_tokens_are_left_alone(device: str) -> None:
         agree(17, 5, 3, where=device, rules=Rules(verify=verify), grammar=grammar)
 
 
+@pytest.mark.parametrize("start", ["neighbour", "uniform", "repeat"])
+def test_columns_that_entered_beside_a_forced_token_are_left_alone(start: Any, device: str) -> None:
+    """Kills: a distribution computed from the forced column's logits, however drafts enter."""
+    agree(17, 5, 3, where=device, rules=Rules(start=start), grammar={1: 3, 4: 5, 6: 1})
+
+
 def test_equal_neighbours_leave_a_draft_alone() -> None:
     """Kills: old and new neighbours read at different columns, a pass that draws for nothing."""
     generator = torch.Generator().manual_seed(1)

@@ -6,6 +6,7 @@ import pytest
 import torch
 
 from sjd2.kernels import DraftKind, Rules, first_window, verify_window
+from tests.statistics import ERRORS, threshold
 
 ROWS, VOCAB = 200_000, 4
 SEED = torch.arange(ROWS)
@@ -26,13 +27,15 @@ def test_newcomers_follow_the_distribution_of_the_last_column_independently() ->
     joint = torch.bincount(entered[:, 0] * VOCAB + entered[:, 1], minlength=VOCAB**2)
     expected = ROWS * (target[:, None] * target).flatten()
     statistic = float(((joint - expected) ** 2 / expected).sum())
-    assert statistic < 15 + 10 * 30**0.5
+    assert statistic < threshold(15)
     for column in range(2):
         decided = verdict.tokens[:, column]
         for token in (0, 2):
             given = entered[decided == token, 0]
             share = (given == 2).double().mean()
-            assert abs(share - target[2]) < 5 * (target[2] * (1 - target[2]) / len(given)) ** 0.5
+            assert (
+                abs(share - target[2]) < ERRORS * (target[2] * (1 - target[2]) / len(given)) ** 0.5
+            )
 
 
 def test_beside_a_forced_token_only_that_token_enters() -> None:

@@ -212,6 +212,20 @@ def test_broken_logits_break_their_own_row_only(
     assert ((found.tokens >= 0) & (found.tokens < 17)).all()
 
 
+def test_drafts_of_broken_logits_are_decided_as_by_the_twin(device: str) -> None:
+    """Kills: a NaN that loses every race, after which another token is drawn than by argmax."""
+    start = uniform_start(3, 3, 17, device)
+    broken = random_logits(3, 3, 17, 0)
+    broken[1] = torch.nan
+    expected, found = both(broken, **start)
+    start |= {
+        "windows": (expected.window, found.window),
+        "position": expected.accept_length,
+        "iteration": 2,
+    }
+    both(random_logits(3, 3, 17, 1), **start)
+
+
 def test_strided_logits_are_read_in_place(device: str) -> None:
     """Kills: pointers computed as if every tensor were contiguous."""
     start = uniform_start(2, 3, 17, device)

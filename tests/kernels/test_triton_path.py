@@ -21,7 +21,8 @@ from sjd2.sampler import decode, drafts, method, resolve
 from sjd2.sampler.cache import WindowCache
 from sjd2.sampler.state import DecodingState
 from tests.janus_model import MASK, PROMPTS, tiny_janus
-from tests.table_model import TableModel, chi_square, make_request, threshold
+from tests.statistics import threshold
+from tests.table_model import TableModel, chi_square, make_request
 
 triton = pytest.importorskip("triton")
 interpreted = pytest.mark.skipif(

@@ -34,7 +34,8 @@ from tests.family_models import (
     tiny_chameleon,
     tiny_emu3,
 )
-from tests.table_model import chi_square, threshold
+from tests.statistics import threshold
+from tests.table_model import chi_square
 
 # Two families with three codes, pictures of two by two.
 SMALL = {

@@ -11,7 +11,8 @@ import torch
 from torch import Tensor
 
 import sjd2
-from tests.table_model import chi_square, threshold
+from tests.statistics import threshold
+from tests.table_model import chi_square
 
 glm = pytest.importorskip("sjd2.models.glm_image")  # transformers has it from 5.1 on
 from tests.glm_image_model import (  # noqa: E402

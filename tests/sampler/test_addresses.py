@@ -1,8 +1,7 @@
-"""Every random number of a picture decides one thing: no address is drawn from twice.
+"""Random numbers are used once: what is drawn, and in which iteration and pass, is in its address.
 
-Exactness needs the decisions about a column to be independent of each other: the criterion of a
-forward, its residual, every correction pass and the forward after it. They are, where no two of
-them read the same number.
+An enumeration over independent draws cannot see two draws that share their numbers, so the
+addresses themselves are written down.
 """
 
 from __future__ import annotations
@@ -15,101 +14,98 @@ from torch import Tensor
 
 from sjd2.companions import Companions
 from sjd2.config import DecodingConfig
-from sjd2.kernels import philox
-from sjd2.kernels.philox import Stream
-from sjd2.protocol import Request
-from sjd2.sampler import correction, decode, resolve
-from sjd2.sampler.queue import decode_queue
-from tests.sampler.test_correction import FREE, PROMPT, Wild
+from sjd2.kernels import Rules, eager, philox
+from sjd2.kernels.philox import GROUPS_FROM, Stream
+from sjd2.kernels.verify_window.draws import PhiloxDraws
+from sjd2.protocol import Sampling
+from sjd2.sampler import decode, resolve
+from tests.sampler.test_correction import Wild
 from tests.table_model import TableModel, make_request
 
-Address = tuple[int, ...]
 
-
-class Recorder:
-    """Philox, and every address that it is asked for: seed, position, iteration, stream, block."""
-
-    def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
-        self.seen: set[Address] = set()
-        self.twice: set[Address] = set()
-        self.blocks = philox._blocks
-        monkeypatch.setattr(philox, "_blocks", self.recorded)
+@pytest.fixture
+def addresses(monkeypatch: pytest.MonkeyPatch) -> list[Tensor]:
+    """Every block of Philox that is computed: (seed, position, iteration, stream, block)."""
+    found: list[Tensor] = []
+    blocks = philox._blocks
 
     def recorded(
-        self, seed: Tensor, position: Tensor, iteration: int | Tensor, stream: Stream, block: Tensor
-    ) -> tuple[Tensor, ...]:
-        if stream != Stream.EMBED:  # the table model's logits
-            when = torch.as_tensor(iteration).expand_as(seed)
-            shape = (*seed.shape, block.shape[-1])
-            parts = [one.unsqueeze(-1).expand(shape) for one in (seed, position, when)]
-            parts += [torch.full(shape, int(stream)), block.expand(shape)]
-            for address in torch.stack(parts, dim=-1).flatten(0, -2).tolist():
-                found = tuple(address)
-                (self.twice if found in self.seen else self.seen).add(found)
-        return self.blocks(seed, position, iteration, stream, block)
+        seed: Tensor, position: Tensor, iteration: int | Tensor, stream: int, block: Tensor
+    ) -> Any:
+        when = torch.as_tensor(iteration)
+        parts = [part.unsqueeze(-1) for part in (seed, position, when.expand(seed.shape))]
+        each = torch.broadcast_tensors(*parts, torch.tensor(int(stream)), block)
+        found.append(torch.stack(each, dim=-1).reshape(-1, 5))
+        return blocks(seed, position, iteration, stream, block)
 
-    def streams(self) -> set[int]:
-        return {address[3] for address in self.seen}
+    monkeypatch.setattr(philox, "_blocks", recorded)
+    return found
 
 
-CASES = [
-    pytest.param({"corrector_passes": 1}, id="one-pass"),
-    pytest.param({"corrector_passes": 3}, id="three-passes"),
-    pytest.param({"corrector_passes": "sweep"}, id="sweep"),
-    pytest.param({"corrector_passes": 2, "coupling": "independent"}, id="independent"),
-    pytest.param({"corrector_passes": 2, "start": "uniform"}, id="uniform"),
-    pytest.param({"corrector_passes": 2, "start": "repeat"}, id="one-hot"),
-]
-
-
-def moderate(model: TableModel) -> Companions:
-    return Companions(corrector=Wild(model, std=0.7))
-
-
-@pytest.mark.parametrize("options", CASES)
-def test_no_random_number_is_used_twice(
-    options: dict[str, Any], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """Kills: passes that share their numbers with each other, with their forward or with the next;
-    a stream for two decisions; columns of a sweep that draw for one position.
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"corrector_passes": 1},
+        {"corrector_passes": 3},
+        {"corrector_passes": "sweep"},
+        {"coupling": "independent"},
+        {"start": "uniform"},
+        {"start": "repeat"},
+    ],
+    ids=str,
+)
+def test_no_address_is_used_twice(addresses: list[Tensor], options: dict[str, Any]) -> None:
+    """Kills: every correction pass, or every forward, with the same random numbers; corrections
+    that share those of a forward; columns, groups or rows that share theirs.
     """
-    model = TableModel(length=7)
-    method = resolve(DecodingConfig(window=4, **options), moderate(model))
-    recorder = Recorder(monkeypatch)
-    seeds = [0, 1, 2**40, 7, 8, 9]
-    decode(model, make_request(model, [PROMPT] * len(seeds), FREE), method, seeds)
-    assert {Stream.ACCEPT, Stream.RESIDUAL} <= recorder.streams()
-    assert not recorder.twice
+    model = TableModel(length=9)
+    method = resolve(DecodingConfig(window=4, **options), Companions(corrector=Wild(model)))
+    addresses.clear()  # the model's own distributions are made of Philox, too
+    model.next_logits = _fixed(model)  # type: ignore[method-assign]
+    decode(model, make_request(model, [(2, 3, 1), (1,)], Sampling(True)), method, [5, 2**40])
+    used = torch.cat(addresses)
+    assert {Stream.ACCEPT, Stream.RESIDUAL} < set(used[:, 3].tolist())
+    assert len(used.unique(dim=0)) == len(used)
 
 
-def test_no_random_number_is_used_twice_in_a_queue(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Kills: a newcomer that counts its iterations so that two of them are the same."""
-    model = TableModel(length=7)
-    method = resolve(DecodingConfig(window=4, corrector_passes=2), moderate(model))
-    recorder = Recorder(monkeypatch)
-    pictures: list[tuple[Request, int]] = [
-        (make_request(model, [PROMPT], FREE), seed) for seed in range(7)
-    ]
-    drawn: list[Any] = []
-    decode_queue(model, pictures, method, 3, drawn.append)
-    assert len(drawn) == 7
-    assert recorder.seen
-    assert not recorder.twice
+def _fixed(model: TableModel) -> Any:
+    """Logits of a prefix code, by arithmetic."""
+    token = torch.arange(model.vocab_size)
+    return lambda code: ((code.unsqueeze(-1) % 1009) * (token + 1) % 7).float() / 3
 
 
-def test_passes_with_the_same_numbers_are_found_out(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The power of the tests above.
-
-    Kills: a recorder that sees only some of the numbers.
+def test_every_draw_is_from_its_own_stream_and_position(addresses: list[Tensor]) -> None:
+    """Kills: a residual, an acceptance or a newcomer drawn with the numbers of another, and a
+    newcomer drawn where it goes to instead of where it stands.
     """
-    right = correction.correct_window
-    monkeypatch.setattr(
-        correction,
-        "correct_window",
-        lambda *given, **named: right(*given, **(named | {"correction": 1})),
-    )
-    model = TableModel(length=7)
-    method = resolve(DecodingConfig(window=4, corrector_passes=2), moderate(model))
-    recorder = Recorder(monkeypatch)
-    decode(model, make_request(model, [PROMPT] * 2, FREE), method, range(2))
-    assert recorder.twice
+    width, vocab = 3, 5
+    window = eager.first_window(torch.tensor([7]), width, vocab)
+    logits = torch.zeros(1, width, vocab).scatter_(2, window.tokens[..., None], -torch.inf)
+    at: dict[str, Any] = {"seed": torch.tensor([7]), "position": torch.tensor([0])}
+    addresses.clear()
+    eager.verify_window(logits, window, Rules(), **at, iteration=4, length=20, next_width=6)
+    used = torch.cat(addresses)
+    assert used[:, 2].unique().tolist() == [4]
+    places = {
+        stream: used[used[:, 3] == stream, 1].unique().tolist()
+        for stream in (Stream.ACCEPT, Stream.RESIDUAL, Stream.DRAFT)
+    }
+    # All are rejected, so one is committed, and four enter behind the three.
+    assert places == {
+        Stream.ACCEPT: [0, 1, 2],
+        Stream.RESIDUAL: [0, 1, 2],
+        Stream.DRAFT: [3, 4, 5, 6],
+    }
+
+
+def test_tokens_of_different_groups_have_different_noise(addresses: list[Tensor]) -> None:
+    """Kills: the noise of the first group for all; blocks that two groups share."""
+    one = torch.zeros(1, dtype=torch.int64)
+    for token in (3, 40, 95):
+        weights = torch.zeros(1, 96)
+        weights[0, token] = 1
+        addresses.clear()
+        PhiloxDraws(one, one, 1).choose(weights, one, one, Stream.DRAFT)
+        block = torch.cat(addresses)[:, 4]
+        first = token // 32 * 16
+        assert block[block < GROUPS_FROM // 2].tolist() == list(range(first, first + 16))

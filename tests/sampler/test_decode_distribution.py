@@ -23,7 +23,8 @@ from sjd2.sampler import decode, resolve
 from sjd2.sampler.drafts import Slots
 from sjd2.sampler.method import Rule, verify
 from sjd2.sampler.state import DecodingState
-from tests.table_model import TableModel, chi_square, make_request, threshold
+from tests.statistics import threshold
+from tests.table_model import TableModel, chi_square, make_request
 
 PROMPT = (2, 3, 1)
 FREE = Sampling(True)
@@ -44,7 +45,10 @@ def draw(
 
 
 def excess(model: TableModel, sampling: Sampling, tokens: Tensor) -> float:
-    """Chi-square of pictures as a multiple of its threshold: above 1 they are biased."""
+    """Chi-square of pictures as a multiple of its threshold: above 1 they are biased.
+
+    20 000 pictures of 81 outcomes show a bias of 8 % of a probability in the mean.
+    """
     target = model.picture_probabilities(PROMPT, sampling)
     statistic, degrees = chi_square(tokens, target, model.vocab_size)
     return statistic / threshold(degrees)

@@ -19,7 +19,8 @@ from sjd2.protocol import Sampling
 from sjd2.sampler import decode, resolve
 from sjd2.sampler.schedule import noise_levels, steps_allowed
 from tests.janus_model import draw
-from tests.table_model import TableModel, chi_square, make_request, threshold
+from tests.statistics import threshold
+from tests.table_model import TableModel, chi_square, make_request
 
 PROMPT = (2, 3, 1)
 FREE = Sampling(True)
@@ -40,7 +41,10 @@ class Unmoved:
 
 
 def excess(sampling: Sampling, grammar: dict[int, int] | None, rows: int, **options: Any) -> float:
-    """Chi-square of denoised pictures as a multiple of its threshold."""
+    """Chi-square of denoised pictures as a multiple of its threshold.
+
+    20 000 pictures of 81 outcomes show a bias of 8 % of a probability in the mean.
+    """
     model = TableModel(grammar=grammar)
     request = make_request(model, [PROMPT] * rows, sampling)
     config = DecodingConfig(**options)
