@@ -18,7 +18,7 @@ import torch
 
 from sjd2.cli import main as sjd2
 from sjd2.config import DecodingConfig
-from sjd2.demo import DEMO, WEIGHTS
+from sjd2.demo import DEMO, WEIGHTS, digest
 from sjd2.demo.__main__ import captions
 from sjd2.files import write_json
 from sjd2.pictures.comparison import compare, comparison_picture
@@ -71,11 +71,6 @@ def record(folder: Path) -> None:
     """Write what the pictures of a folder were made of."""
     files = {name: digest(folder / name) for name in NAMES}
     write_json(folder / RECORD, {**made_of(), "files": files})
-
-
-def digest(path: Path) -> str:
-    """What a file is recognised by."""
-    return hashlib.sha256(path.read_bytes()).hexdigest()
 
 
 if __name__ == "__main__":

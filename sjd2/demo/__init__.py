@@ -94,11 +94,12 @@ def _check_files(folder: Path) -> None:
             pass
     except SafetensorError as error:
         raise ValueError(f"{weights}: damaged, or no safetensors file ({error})") from error
-    if _sha256(weights) != _metrics(folder).get("sha256"):
+    if digest(weights) != _metrics(folder).get("sha256"):
         raise ValueError(f"{weights}: not the file that {folder / 'metrics.json'} describes")
 
 
-def _sha256(path: Path) -> str:
+def digest(path: Path) -> str:
+    """The SHA-256 of a file, by which it is recognised."""
     return hashlib.sha256(path.read_bytes()).hexdigest()
 
 

@@ -133,17 +133,17 @@ SHAPE_OF = _meanings(SHAPE_WORDS)
 _PLURALS = {plural(word): shape for word, shape in SHAPE_OF.items()}
 SHAPE_OF |= _PLURALS
 SIZE_OF = _meanings(SIZE_WORDS)
-COUNT_OF = {phrase: count for count, phrases in COUNT_WORDS.items() for phrase in phrases}
+_COUNT_OF = {phrase: count for count, phrases in COUNT_WORDS.items() for phrase in phrases}
 _RELATION_OF = _meanings(TWO_NOUNS)
 _NOUN_PHRASE = re.compile(
-    rf"\b({'|'.join(sorted(COUNT_OF, key=len, reverse=True))})"
+    rf"\b({'|'.join(sorted(_COUNT_OF, key=len, reverse=True))})"
     rf"(?: ({'|'.join(SIZE_OF)}))? ({'|'.join(COLOUR_NAMES)}) ({'|'.join(SHAPE_OF)})\b"
 )
 _GROUND_PHRASE = re.compile(rf" ({'|'.join(p for ps in GROUND_WORDS.values() for p in ps)})$")
 
 
 def _all_phrases() -> Iterator[str]:
-    yield from (*COLOUR_NAMES, *SHAPE_OF, *SIZE_OF, *COUNT_OF, *_RELATION_OF)
+    yield from (*COLOUR_NAMES, *SHAPE_OF, *SIZE_OF, *_COUNT_OF, *_RELATION_OF)
     yield from (skeleton for skeletons in ONE_NOUN.values() for skeleton in skeletons)
     yield from (phrase for phrases in GROUND_WORDS.values() for phrase in phrases)
 
@@ -228,11 +228,11 @@ def _read(caption: str) -> Facts | str:
     sentence = _GROUND_PHRASE.sub("", " ".join(words))
     found = _NOUN_PHRASE.findall(sentence)
     nouns = tuple(Noun(colour, SHAPE_OF[s], SIZE_OF.get(size)) for _, size, colour, s in found)
-    counts = [COUNT_OF[phrase] for phrase, *_ in found]
+    counts = [_COUNT_OF[phrase] for phrase, *_ in found]
     skeleton = _NOUN_PHRASE.sub("{}", sentence)
     for phrase, size, colour, shape in found:
         rest = " ".join(filter(None, (size, colour, shape)))
-        if (shape in _PLURALS) != (COUNT_OF[phrase] > 1):
+        if (shape in _PLURALS) != (_COUNT_OF[phrase] > 1):
             return f"{shape!r} does not go with {phrase!r}"
         if phrase in ("a", "an") and f"{phrase} {rest}" != with_article(rest):
             return f"{phrase!r} does not go with {rest!r}"

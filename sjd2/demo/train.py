@@ -23,7 +23,7 @@ import torch
 from transformers import JanusForConditionalGeneration, JanusProcessor
 
 from sjd2.checkpoint import load_state, save_state
-from sjd2.demo import _sha256
+from sjd2.demo import digest
 from sjd2.demo.build import build_generation_config, build_model, build_processor, save
 from sjd2.demo.captions import VOCABULARY
 from sjd2.demo.codebook import make_codebook
@@ -108,7 +108,7 @@ def train(
         tokenizer, chosen["guidance"], chosen["top_k"]
     )
     save(model.cpu(), processor, out)
-    metrics["sha256"] = _sha256(out / "model.safetensors")
+    metrics["sha256"] = digest(out / "model.safetensors")
     write_json(out / "metrics.json", metrics)
     return True
 
