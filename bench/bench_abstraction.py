@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import math
 import platform
 import statistics
 import time
@@ -21,6 +22,7 @@ from typing import Any
 
 import torch
 import transformers
+from roofline import MODELS, Decoder
 from transformers import JanusConfig, JanusForConditionalGeneration
 
 import sjd2
@@ -30,23 +32,26 @@ from sjd2.sampler import decode, resolve
 from sjd2.sampler.watchers import Iteration, OnIteration
 
 CODES, WINDOW = 16384, 32
-# Layers, hidden size, inner size, heads.
-SHAPES = {"110m": (12, 768, 3072, 12), "janus-pro-1b": (24, 2048, 5632, 16)}
+SHAPES = {
+    "110m": Decoder(768, 3072, 12, 12, 12, codes=CODES, tokens=576, head_size=64),
+    "janus-pro-1b": MODELS["janus-pro-1b"],
+}
 
 
-def build(shape: str) -> JanusForConditionalGeneration:
-    """A Janus with random weights: decoder, codebook and head of the shape, the rest tiny."""
-    layers, hidden, inner, heads = SHAPES[shape]
+def build(shape: Decoder) -> JanusForConditionalGeneration:
+    """A Janus with random weights: decoder, codebook and head of a shape, the rest tiny."""
+    hidden = shape.hidden
     torch.manual_seed(0)
     config = JanusConfig(
         text_config={
             "vocab_size": 1000,
             "hidden_size": hidden,
-            "intermediate_size": inner,
-            "num_hidden_layers": layers,
-            "num_attention_heads": heads,
-            "num_key_value_heads": heads,
-            "max_position_embeddings": 1024,
+            "intermediate_size": shape.inner,
+            "num_hidden_layers": shape.layers,
+            "num_attention_heads": shape.heads,
+            "num_key_value_heads": shape.cached_heads,
+            "head_dim": shape.head_size,
+            "max_position_embeddings": 2048,
         },
         vision_config={
             "hidden_size": 32,
@@ -54,14 +59,14 @@ def build(shape: str) -> JanusForConditionalGeneration:
             "num_attention_heads": 2,
             "image_size": 384,
             "patch_size": 16,
-            "num_image_tokens": 576,
+            "num_image_tokens": shape.tokens,
             "projection_dim": hidden,
             "depth": 1,
         },
         vq_config={
             "embed_dim": 8,
-            "num_embeddings": CODES,
-            "num_patches": 24,
+            "num_embeddings": shape.codes,
+            "num_patches": math.isqrt(shape.tokens),
             "latent_channels": 32,
             "base_channels": 32,
             "channel_multiplier": [1, 1],
@@ -107,7 +112,7 @@ def measure(
     shape: str, tokens: int, guidance: float, is_corrected: bool, top_k: int
 ) -> dict[str, float]:
     """Draw one picture's first tokens; medians over the iterations with a full window."""
-    model = build(shape)
+    model = build(SHAPES[shape])
     corrector = None
     if is_corrected:
         corrector = sjd2.new_corrector(model)

@@ -1,4 +1,4 @@
-"""`make gpu`: parity on the device, then every kernel benchmark, then the results file.
+"""`make gpu`: parity on the device, every kernel's benchmark, recorded iterations, a results file.
 
     python bench/gpu.py
 
@@ -72,6 +72,11 @@ def main() -> int:
         benches = [f"bench/{name}" for name in BENCHES]
         failed = pytest(*benches, "-q", f"--benchmark-json={path}")
         rows = rows_of(json.loads(path.read_text()))
+        graphs = Path(folder) / "graphs.json"
+        # Whole drawings; what to set is printed below each table.
+        command = [sys.executable, "bench/bench_graphs.py", "--json", str(graphs)]
+        failed |= subprocess.run(command, cwd=ROOT).returncode
+        drawings = json.loads(graphs.read_text()) if graphs.exists() else []
     import triton
 
     name = re.sub(r"\W+", "-", torch.cuda.get_device_name()).strip("-")
@@ -83,7 +88,7 @@ def main() -> int:
     }
     results = ROOT / "bench" / "results"
     results.mkdir(exist_ok=True)
-    found = {"environment": environment, "rows": rows}
+    found = {"environment": environment, "rows": rows, "drawings": drawings}
     (results / f"{name}.json").write_text(json.dumps(found, indent=1) + "\n")
     said = ", ".join(f"{key} {value}" for key, value in environment.items())
     (results / f"{name}.md").write_text(f"{said}\n\n{markdown(rows)}")

@@ -70,6 +70,10 @@ class DecodingConfig:
         exact: False makes "sjd2" follow the rules of the paper to the letter, to reproduce it. They
             are biased: what is drawn is no longer quite the model's.
         backend: "auto", "triton" or "eager"; see `sjd2 info`.
+        cuda_graphs: on a GPU, record an iteration and replay it, instead of launching it anew; the
+            same tokens. Memory for the recordings, the cache included, is kept between calls. A
+            call that cannot be recorded (logits processors, offloaded weights, the eager
+            operations) says so in a warning.
         seed: one int per image, or an int s meaning s, s + 1, ... for the images of a call, or
             None: one draw from torch's default generator, so `torch.manual_seed` works as usual.
         progress: show how many tokens are committed: a bar on a terminal, and elsewhere a line
@@ -91,6 +95,7 @@ class DecodingConfig:
     corrector_passes: CorrectorPasses = "auto"
     exact: bool = True
     backend: Backend = "auto"
+    cuda_graphs: bool = False
     seed: int | Sequence[int] | None = None
     progress: bool = False
     trace: bool = False
@@ -102,7 +107,7 @@ class DecodingConfig:
         _one_of("start", self.start, Start)
         _one_of("schedule", self.schedule, Schedule)
         _one_of("backend", self.backend, Backend)
-        for name in ("exact", "progress", "trace"):
+        for name in ("exact", "cuda_graphs", "progress", "trace"):
             if not isinstance(getattr(self, name), bool):
                 raise ValueError(f"{name}={getattr(self, name)!r}: must be True or False")
         if not self.exact and (self.method in ("sjd", "ar") or self.verify != "ratio"):

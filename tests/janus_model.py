@@ -19,7 +19,7 @@ PROMPTS = torch.tensor(
 MASK = (PROMPTS != PAD).long()
 
 
-def tiny_janus(attention: str = "sdpa") -> JanusForConditionalGeneration:
+def tiny_janus(attention: str = "sdpa", length: int = LENGTH) -> JanusForConditionalGeneration:
     torch.manual_seed(0)
     text = LlamaConfig(
         vocab_size=99,
@@ -38,7 +38,7 @@ def tiny_janus(attention: str = "sdpa") -> JanusForConditionalGeneration:
             "num_attention_heads": 2,
             "image_size": 32,
             "patch_size": 4,
-            "num_image_tokens": LENGTH,
+            "num_image_tokens": length,
             "projection_dim": 64,
             "depth": 1,
         },

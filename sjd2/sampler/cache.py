@@ -25,6 +25,8 @@ class WindowCache(Cache):
         device: of `lengths`; keys and values live where the model writes them from.
     """
 
+    READ_BY_ITERATIONS = ("lengths", "keys", "values", "_entries")
+
     def __init__(self, rows: int, capacity: int, device: torch.device) -> None:
         super().__init__(layers=[])
         self.capacity = capacity
@@ -32,9 +34,11 @@ class WindowCache(Cache):
         self.keys: list[Tensor] = []
         self.values: list[Tensor] = []
         self._entries = torch.arange(capacity, device=device)
-        # Host-side bound on the longest row and window: attention reads no further.
+        # Host-side bounds on the longest row, without the window and with it.
         self._longest = 0
-        self._extent = 0
+        self._reached = 0
+        self.bucket = 1  # extents are multiples of this many entries
+        self.extent = 0  # attention reads no further
 
     def fill(self, past: Past) -> None:
         """Start with entries that others have computed, of the first rows."""
@@ -54,9 +58,15 @@ class WindowCache(Cache):
             Where they go, int64 [R, W], and the mask, bool [R, 1, W, S]: a slot sees its row's
             prefix, the slots before it and itself.
         """
-        self._extent = min(self._longest + width, self.capacity)
+        self.reach(width)
         positions = self.lengths[:, None] + self._entries[:width]
-        return positions, (self._entries[: self._extent] <= positions[..., None]).unsqueeze(1)
+        return positions, (self._entries[: self.extent] <= positions[..., None]).unsqueeze(1)
+
+    def reach(self, width: int) -> int:
+        """The extent of a window of `width` entries, by what the host knows."""
+        self._reached = min(self._longest + width, self.capacity)
+        self.extent = min(-(-self._reached // self.bucket) * self.bucket, self.capacity)
+        return self.extent
 
     def update(
         self, key_states: Tensor, value_states: Tensor, layer_idx: int, *args: Any, **kwargs: Any
@@ -68,12 +78,21 @@ class WindowCache(Cache):
             self.values.append(_room(value_states, len(value_states), self.capacity))
         keys, values = self.keys[layer_idx], self.values[layer_idx]
         kv_append(keys, values, key_states, value_states, self.lengths.to(keys.device))
-        return keys[:, :, : self._extent], values[:, :, : self._extent]
+        return keys[:, :, : self.extent], values[:, :, : self.extent]
 
     def truncate(self, accept_length: Tensor) -> None:
         """Keep the first entries of the window just written: int64 [R], or [B] for all copies."""
         kv_truncate(self.lengths, accept_length)
-        self._longest = self._extent
+        self.count()
+
+    def count(self) -> None:
+        """Tell the host that a window was written, of which any part may have been kept."""
+        self._longest = self._reached
+
+    def step(self, entries: int) -> None:
+        """Let extents, and the capacity, be multiples of so many entries."""
+        self.bucket = entries
+        self._grow(self.capacity)
 
     def measure(self, longest: int) -> None:
         """Tell the host the length of the longest row, where it has been read anyway."""
@@ -109,6 +128,7 @@ class WindowCache(Cache):
         return self._longest
 
     def _grow(self, capacity: int) -> None:
+        capacity = -(-capacity // self.bucket) * self.bucket
         missing = capacity - self.capacity
         if missing > 0:
             self.keys, self.values = (

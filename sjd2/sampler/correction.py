@@ -21,6 +21,8 @@ class Correction:
         passes: over all columns at once, or "sweep": one column after another, from the left.
     """
 
+    READ_BY_ITERATIONS = ("shifts", "grammar")
+
     def __init__(
         self, state: DecodingState, corrector: Corrector, passes: int | Literal["sweep"]
     ) -> None:
@@ -56,8 +58,7 @@ class Correction:
                 self.rules,
                 seed=state.seed,
                 position=at[:, 0],
-                iteration=state.iteration,
-                begun=state.begun,
+                **state.when,
                 correction=correction,
                 grammar=self.grammar,
             )

@@ -18,12 +18,14 @@ slot.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import partial
 
 import torch
 from torch import Tensor
 
 from sjd2.kernels.target.eager import guide
 from sjd2.protocol import ImageModel, PlacedProcessor, Request, positions_of
+from sjd2.sampler.graphs import Run
 from sjd2.sampler.logprobs import LogProbs, LogProbsChoice, checked_choice
 from sjd2.sampler.method import Method, Redraft
 from sjd2.sampler.state import DecodingState
@@ -66,7 +68,8 @@ def decode(
         draw(model, state, method, method.redrafting(state), watching)
     length = request.geometry.length
     collected = likely.of(slice(None), length)
-    return state.tokens[:, :length], account.stats(method, state, collected)
+    # A copy: where iterations are replayed, the next call draws into the same table.
+    return state.tokens[:, :length].clone(), account.stats(method, state, collected)
 
 
 def draw(
@@ -78,8 +81,9 @@ def draw(
 ) -> None:
     """Iterate until all pictures of a state are drawn, or a watcher ends it."""
     hidden = prefill(model, state)
+    run = method.run(partial(predict, model, state, method), state, redraft)
     while state.drawing:
-        iterate(model, state, method, redraft, watching, hidden)
+        iterate(run, watching, hidden)
         hidden = None
         if state.is_due:
             state.settle()
@@ -87,25 +91,25 @@ def draw(
                 break
 
 
-def iterate(
-    model: ImageModel,
-    state: DecodingState,
-    method: Method,
-    redraft: Redraft,
-    watching: Sequence[Watcher],
-    hidden: Tensor | None = None,
-) -> None:
+def iterate(run: Run, watching: Sequence[Watcher], hidden: Tensor | None = None) -> None:
     """One iteration; `hidden` is what a forward of the prompts has found of it already."""
+    now = run.predict(hidden)
+    for watch in watching:
+        watch.iteration(now)
+    run.commit(now)  # 5 and 6
+
+
+def predict(
+    model: ImageModel, state: DecodingState, method: Method, hidden: Tensor | None = None
+) -> Iteration:
+    """An iteration up to its verdict; `hidden` as for `iterate`."""
     slots = state.feed()  # 1
     if hidden is None:
         hidden = forward(model, slots.embeddings, state)
     raw = model.logits(hidden)
     logits = process(raw, state)
     verdict = method.rule(logits, state, slots)  # 2 to 4
-    now = Iteration(state, slots, hidden, raw, logits, verdict)
-    for watch in watching:
-        watch.iteration(now)
-    state.commit(redraft(now))  # 5 and 6
+    return Iteration(state, slots, hidden, raw, logits, verdict)
 
 
 def _own_watchers(model: ImageModel, request: Request, method: Method) -> list[Watcher]:

@@ -51,6 +51,8 @@ class Drafts(Protocol):
 class TokenDrafts:
     """Drafts that are tokens all along."""
 
+    READ_BY_ITERATIONS = ()
+
     def feed(self, state: DecodingState) -> Slots:
         """See `Drafts`."""
         return Slots(noisy_embed(state.window.fed, state.table, copies=state.copies), None)

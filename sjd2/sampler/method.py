@@ -38,6 +38,7 @@ from sjd2.kernels._dispatch import select, using
 from sjd2.protocol import ImageModel, Request, Sampling
 from sjd2.sampler.correction import Correction
 from sjd2.sampler.drafts import Drafts, Slots, token_drafts
+from sjd2.sampler.graphs import Graphs, Loop, Run
 from sjd2.sampler.noise import noisy_drafts
 from sjd2.sampler.published import verify_as_published
 from sjd2.sampler.state import DecodingState
@@ -77,6 +78,7 @@ class Method:
         drafts: what the slots are fed: tokens, or tokens on their way out of noise.
         rule: what decides the columns of a window.
         redrafting: makes of a call's state what re-drafts its windows between forwards.
+        graphs: what records iterations and replays them; None launches each anew.
     """
 
     name: Literal["sjd2", "sjd", "ar"]
@@ -85,6 +87,17 @@ class Method:
     drafts: DraftSource = token_drafts
     rule: Rule = verify
     redrafting: Callable[[DecodingState], Redraft] = no_redrafting
+    graphs: Graphs | None = None
+
+    def run(
+        self,
+        forward: Callable[[Tensor | None], Iteration],
+        state: DecodingState,
+        redraft: Redraft,
+    ) -> Run:
+        """What runs the iterations of a call; see `Loop` for the arguments."""
+        loop = Loop(forward, state, redraft)
+        return loop if self.graphs is None else self.graphs.run(loop)
 
     @property
     def is_corrected(self) -> bool:
@@ -136,8 +149,9 @@ def resolve(config: DecodingConfig, companions: Companions | None = None) -> Met
     """
     companions = companions or Companions()
     adapter, corrector = companions.adapter, companions.corrector
+    graphs = Graphs() if config.cuda_graphs else None
     if config.method == "ar":
-        return Method("ar", config, config.backend)
+        return Method("ar", config, config.backend, graphs=graphs)
     if adapter is None and (config.method == "sjd2" or not config.exact):
         wanted = "method 'sjd2'" if config.method == "sjd2" else "exact=False"
         raise ValueError(
@@ -147,7 +161,7 @@ def resolve(config: DecodingConfig, companions: Companions | None = None) -> Met
         # An adapter that was found beside the model is used where it measured faster.
         adapter = adapter if companions.adapter_is_named or adapter.is_faster else None
     if adapter is None or config.method == "sjd":
-        method = Method("sjd", config, config.backend)
+        method = Method("sjd", config, config.backend, graphs=graphs)
     else:
         drafts = partial(
             noisy_drafts,
@@ -156,7 +170,7 @@ def resolve(config: DecodingConfig, companions: Companions | None = None) -> Met
             schedule=config.schedule,
             staggered=config.exact,
         )
-        method = Method("sjd2", config, config.backend, drafts)
+        method = Method("sjd2", config, config.backend, drafts, graphs=graphs)
     if not config.exact:
         return replace(method, backend="eager", rule=verify_as_published)
     if corrector is not None:

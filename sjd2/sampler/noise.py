@@ -84,6 +84,8 @@ class NoisyDrafts:
     RNG: counter-addressed Philox, stream EMBED: a position's noise is that of its seed, for good.
     """
 
+    READ_BY_ITERATIONS = ("steps", "embeddings", "levels", "mean", "std", "table", "grammar")
+
     def __init__(
         self,
         trajectory: Trajectory,

@@ -11,6 +11,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from itertools import islice
 
 import torch
@@ -26,7 +27,8 @@ from sjd2.protocol import (
     Sampling,
     extended,
 )
-from sjd2.sampler.decode import draw, iterate, prefill
+from sjd2.sampler.decode import draw, iterate, predict, prefill
+from sjd2.sampler.graphs import Loop
 from sjd2.sampler.logprobs import LogProbs, LogProbsChoice, checked_choice
 from sjd2.sampler.method import Method, Redraft
 from sjd2.sampler.state import DecodingState
@@ -215,7 +217,8 @@ class Queue:
         self.forwards[rows] = 0
         hidden = prefill(self.model, fresh)
         fresh.prefill_passes += 1  # its first iteration is no forward of the batch
-        iterate(self.model, fresh, self.method, self.redraft, self.watching, hidden)
+        first = partial(predict, self.model, fresh, self.method)
+        iterate(Loop(first, fresh, self.redraft), self.watching, hidden)
         state.put(rows, fresh)
 
     def _joined(self, requests: Sequence[Request]) -> Request:

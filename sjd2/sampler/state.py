@@ -46,12 +46,22 @@ class DecodingState:
         backend: that the operations run on, by name.
 
     Attributes:
+        iteration: number of the next one, from 1.
+        clock: the number that operations know it by; the same, unless the state is fixed.
+        is_fixed: whether its tensors keep their shapes, for a recorded iteration; see `fix`.
         drafts: what the slots are fed; tokens, unless a method sets another source.
         complete: tokens that every picture has, as far as the host knows.
         committed: tokens of all pictures, as far as the host knows.
         prefill_passes: forwards that only cached the prompts.
         queue: has pictures for the rows that finish, or None.
     """
+
+    # With `sjd2/sampler/graphs.py`: nothing else decides what an iteration does.
+    READ_BY_ITERATIONS = (
+        *("rows", "seed", "position", "begun", "tokens", "last_entry", "positions"),
+        *("window", "cache", "drafts", "table", "geometry"),
+        *("rules", "copies", "next_width"),
+    )
 
     def __init__(
         self,
@@ -75,7 +85,8 @@ class DecodingState:
         self.rows = torch.arange(images, device=device)
         self.seed = torch.tensor(seeds, dtype=torch.int64, device=device)
         self.position = torch.zeros_like(self.rows)
-        self.begun: Tensor | None = None  # iterations before a row's first; None: all began at once
+        # What the clock showed before a row's first iteration; None: all began at once.
+        self.begun: Tensor | None = None
         self.next_width = width
         self.window: Window = first_window(
             self.seed, first, model.vocab_size, grammar=geometry.grammar
@@ -90,7 +101,8 @@ class DecodingState:
             self.cache.fill(prompt.past)
         # The last entry that a token is drawn from.
         self.last_entry = self.cache.lengths + prompt.lengths + self.length - 2
-        self.iteration, self.prefill_passes = 1, 0
+        self.iteration = self.clock = 1
+        self.is_fixed, self.prefill_passes = False, 0
         self.complete = self.committed = 0
         self.drafts: Drafts = TokenDrafts()
         self.queue: Refill | None = None
@@ -116,12 +128,16 @@ class DecodingState:
         return {
             "seed": self.seed,
             "position": self.position,
-            "iteration": self.iteration,
-            "begun": self.begun,
+            **self.when,
             "length": self.length,
             "grammar": self.geometry.grammar,
             "next_width": self.next_width,
         }
+
+    @property
+    def when(self) -> dict[str, Any]:
+        """The iteration as the operations are told of it, as keyword arguments."""
+        return {"iteration": self.clock, "begun": self.begun}
 
     def columns(self) -> Tensor:
         """Picture positions of the columns, int64 [B, W]."""
@@ -147,6 +163,29 @@ class DecodingState:
         self.window = verdict.window
         self.drafts.advance(self, verdict)
         self.iteration += 1
+        if self.begun is not None and self.is_fixed:
+            self.begun -= 1  # the clock stands still: time passes by moving the beginning back
+        else:
+            self.clock += 1
+
+    def fix(self, bucket: int) -> None:
+        """From now on no number that an iteration depends on is the host's, and no shape changes.
+
+        Rows that are finished stay, and commit nothing; the window runs over the picture's end.
+        The exception is how far attention reads, in steps.
+
+        Args:
+            bucket: entries of the cache of a step.
+        """
+        begun = torch.zeros_like(self.rows) if self.begun is None else self.begun
+        self.begun, self.clock = begun - self.clock, 0
+        self.cache.step(bucket)
+        self.is_fixed = True
+
+    def count(self) -> None:
+        """Tell the host of an iteration that ran without it."""
+        self.iteration += 1
+        self.cache.count()
 
     def settle(self) -> None:
         """Read the positions: let finished rows leave and cut the window to what remains.
@@ -167,6 +206,10 @@ class DecodingState:
                 return
             positions = self.position.tolist()
         unfinished = [row for row, at in enumerate(positions) if at < self.length]
+        self.committed = gone * self.length + sum(positions)
+        if self.is_fixed and unfinished:
+            self.cache.measure(int(self.cache.lengths.max()))
+            return
         if len(unfinished) <= _WORTH_KEEPING * len(positions):
             self._keep_rows(torch.tensor(unfinished, dtype=torch.int64, device=self.rows.device))
         if unfinished:
@@ -175,7 +218,6 @@ class DecodingState:
             self.window = self.window.narrow(self.next_width)
             self.drafts.narrow(self.next_width)
             self.cache.measure(int(self.cache.lengths.max()))
-        self.committed = gone * self.length + sum(positions)
 
     def newcomers(self, request: Request, seeds: list[int], rows: list[int]) -> DecodingState:
         """A state for pictures that begin in finished rows of this one.
@@ -211,7 +253,7 @@ class DecodingState:
         at = torch.tensor(rows, device=self.rows.device)
         everyone = len(self.rows)
         begun = torch.zeros_like(self.rows) if self.begun is None else self.begun
-        self.begun = begun.index_fill(0, at, self.iteration - fresh.iteration)
+        self.begun = begun.index_fill(0, at, self.clock - fresh.clock)
         self.seed = self.seed.index_copy(0, at, fresh.seed)
         self.position = self.position.index_copy(0, at, fresh.position)
         self.window = self.window.put_rows(at, fresh.window)

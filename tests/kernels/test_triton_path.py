@@ -163,6 +163,36 @@ def test_an_iteration_on_a_gpu_waits_for_nothing(monkeypatch: pytest.MonkeyPatch
     assert sjd2.decoding_stats(janus).backend == "triton"
 
 
+@pytest.mark.gpu
+@pytest.mark.parametrize("rows", [1, 8])
+@pytest.mark.parametrize(
+    "options",
+    [{}, {"method": "ar"}, {"verify": "gumbel"}, {"corrector": True}, {"adapter": True}],
+    ids=str,
+)
+def test_recorded_iterations_draw_the_tokens_of_the_loop_on_a_gpu(
+    options: dict[str, Any], rows: int
+) -> None:
+    """Kills: what the stand-in of `test_graphs.py` does not show, such as memory that is reused."""
+    if not torch.cuda.is_available():
+        pytest.skip("no GPU")
+    janus = tiny_janus().to("cuda")
+    given = {"corrector": None, "adapter": None, **options}
+    if given["corrector"]:
+        given["corrector"] = sjd2.new_corrector(janus, rank=6)
+        torch.nn.init.normal_(given["corrector"].shift.weight, std=0.3)
+    if given["adapter"]:
+        given |= {"adapter": sjd2.new_adapter(janus, rank=4), "method": "sjd2"}
+    inputs = {"input_ids": PROMPTS[:rows].to("cuda"), "attention_mask": MASK[:rows].to("cuda")}
+    call = {**inputs, "generation_mode": "image", "do_sample": True, "guidance_scale": 3.0}
+    drawn = []
+    for graphs in (False, True):
+        sjd2.accelerate(janus, window=8, backend="triton", cuda_graphs=graphs, **given)
+        drawn.append([janus.generate(**call, seed=seed) for seed in (1, 2, 1)])
+    for launched, recorded in zip(*drawn, strict=True):
+        assert torch.equal(launched, recorded)
+
+
 def test_window_state_is_small() -> None:
     """Beside the logits a row keeps at most 8 KB at W = 96.
 
