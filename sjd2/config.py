@@ -74,6 +74,9 @@ class DecodingConfig:
             same tokens. Memory for the recordings, the cache included, is kept between calls. A
             call that cannot be recorded (logits processors, offloaded weights, the eager
             operations) says so in a warning.
+        compile: let `torch.compile` make one program of a window's forward, for every shape of
+            windows and four lengths of the cache; the first call of a shape takes minutes. With an
+            adapter or offloaded weights a warning says that it is not done.
         seed: one int per image, or an int s meaning s, s + 1, ... for the images of a call, or
             None: one draw from torch's default generator, so `torch.manual_seed` works as usual.
         progress: show how many tokens are committed: a bar on a terminal, and elsewhere a line
@@ -96,6 +99,7 @@ class DecodingConfig:
     exact: bool = True
     backend: Backend = "auto"
     cuda_graphs: bool = False
+    compile: bool = False
     seed: int | Sequence[int] | None = None
     progress: bool = False
     trace: bool = False
@@ -107,7 +111,7 @@ class DecodingConfig:
         _one_of("start", self.start, Start)
         _one_of("schedule", self.schedule, Schedule)
         _one_of("backend", self.backend, Backend)
-        for name in ("exact", "cuda_graphs", "progress", "trace"):
+        for name in ("exact", "cuda_graphs", "compile", "progress", "trace"):
             if not isinstance(getattr(self, name), bool):
                 raise ValueError(f"{name}={getattr(self, name)!r}: must be True or False")
         if not self.exact and (self.method in ("sjd", "ar") or self.verify != "ratio"):

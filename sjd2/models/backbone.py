@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
-from functools import lru_cache
+from functools import lru_cache, partial
 from threading import RLock
 from typing import Any
 from weakref import WeakKeyDictionary
@@ -15,6 +15,7 @@ from torch import Tensor
 from transformers import Cache
 
 # Of every backbone; windows of several threads may run it at once.
+_SHAPES = 1024  # that a forward may be compiled for; dynamo's default of 8 is two batch sizes
 _LOCKS: WeakKeyDictionary[Any, Any] = WeakKeyDictionary()
 
 
@@ -22,8 +23,11 @@ def run_backbone(
     backbone: Any, embeddings: Tensor, positions: Tensor, mask: Tensor, cache: Cache
 ) -> Tensor:
     """One forward of a transformers decoder; arguments and result as `ImageModel.hidden`."""
+    forward = backbone
+    if getattr(cache, "is_compiled", False):
+        forward = partial(_compiled(type(backbone)), backbone)
     with _masked_attention(backbone):
-        hidden: Tensor = backbone(
+        hidden: Tensor = forward(
             inputs_embeds=embeddings,
             attention_mask=mask_for(backbone.config, mask, embeddings.dtype),
             position_ids=positions,
@@ -32,6 +36,21 @@ def run_backbone(
         ).last_hidden_state
     # Layers may lie on several devices, the last one elsewhere than the first.
     return hidden.to(embeddings.device)
+
+
+@lru_cache
+def _compiled(backbone: Any) -> Callable[..., Any]:
+    """The forward of a class, compiled for every shape of windows and every extent of the cache."""
+    compiled = torch.compile(backbone.forward, fullgraph=True, dynamic=False)
+
+    def forward(*args: Any, **kwargs: Any) -> Any:
+        # A shape is a few extents of the cache, and shapes are as many as the caller draws in.
+        with torch._dynamo.config.patch(
+            recompile_limit=_SHAPES, accumulated_recompile_limit=_SHAPES
+        ):
+            return compiled(*args, **kwargs)
+
+    return forward
 
 
 @contextmanager

@@ -9,7 +9,8 @@ from torch import Tensor
 from torch.nn import functional as F
 from transformers import Cache
 
-from sjd2.kernels import kv_append, kv_compact, kv_truncate
+from sjd2.kernels import kv_compact, kv_truncate
+from sjd2.kernels._dispatch import implementation
 from sjd2.protocol import Past
 
 
@@ -39,6 +40,8 @@ class WindowCache(Cache):
         self._reached = 0
         self.bucket = 1  # extents are multiples of this many entries
         self.extent = 0  # attention reads no further
+        self.is_compiled = False  # whether forwards that write here are compiled
+        self._append = implementation(device).kv_append
 
     def fill(self, past: Past) -> None:
         """Start with entries that others have computed, of the first rows."""
@@ -77,7 +80,7 @@ class WindowCache(Cache):
             self.keys.append(_room(key_states, len(key_states), self.capacity))
             self.values.append(_room(value_states, len(value_states), self.capacity))
         keys, values = self.keys[layer_idx], self.values[layer_idx]
-        kv_append(keys, values, key_states, value_states, self.lengths.to(keys.device))
+        self._append(keys, values, key_states, value_states, self.lengths.to(keys.device))
         return keys[:, :, : self.extent], values[:, :, : self.extent]
 
     def truncate(self, accept_length: Tensor) -> None:
@@ -89,10 +92,10 @@ class WindowCache(Cache):
         """Tell the host that a window was written, of which any part may have been kept."""
         self._longest = self._reached
 
-    def step(self, entries: int) -> None:
-        """Let extents, and the capacity, be multiples of so many entries."""
-        self.bucket = entries
-        self._grow(self.capacity)
+    def step(self, extents: int, grain: int) -> None:
+        """Let there be so many extents, all multiples of one, which is a multiple of `grain`."""
+        self.bucket = -(-self.capacity // (extents * grain)) * grain
+        self._grow(self.bucket * extents)
 
     def measure(self, longest: int) -> None:
         """Tell the host the length of the longest row, where it has been read anyway."""

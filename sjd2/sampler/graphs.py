@@ -29,7 +29,6 @@ from sjd2.sampler.watchers import Iteration
 T = TypeVar("T")
 
 _STEADY = 3  # the first iteration whose window has the shapes of all that follow
-_BUCKET = 512  # entries of the cache between two extents
 
 
 class Run(Protocol):
@@ -135,15 +134,15 @@ class Graphs:
 
     Args:
         recorder: makes them.
-        bucket: entries of the cache between two extents.
+        extents, grain: as for `DecodingState.fix`.
     """
 
-    def __init__(self, recorder: Recorder | None = None, bucket: int = _BUCKET) -> None:
-        self.recorder, self.bucket = recorder or CudaRecorder(), bucket
+    def __init__(self, recorder: Recorder | None = None, extents: int = 4, grain: int = 64) -> None:
+        self.recorder, self.extents, self.grain = recorder or CudaRecorder(), extents, grain
         self.pinned: dict[tuple[Any, ...], Pinned] = {}
 
     def __reduce__(self) -> tuple[Any, ...]:
-        return type(self), (type(self.recorder)(), self.bucket)
+        return type(self), (type(self.recorder)(), self.extents, self.grain)
 
     def run(self, loop: Loop) -> Run:
         """What runs the iterations of a call; the loop itself, with a warning, where it must."""
@@ -181,7 +180,7 @@ class Replay:
         if state.iteration < _STEADY:
             return self.loop.predict(hidden)
         if not state.is_fixed:
-            state.fix(self.graphs.bucket)
+            state.fix(self.graphs.extents, self.graphs.grain)
         # Pictures that began in finished rows have brought tensors of their own.
         if self.pinned is None or state.position is not self.pinned.state.position:
             self.pinned = self.graphs.pin(self.loop)

@@ -22,6 +22,7 @@ True
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass, replace
@@ -37,7 +38,7 @@ from sjd2.kernels import Rules, Verdict, verify_window
 from sjd2.kernels._dispatch import select, using
 from sjd2.protocol import ImageModel, Request, Sampling
 from sjd2.sampler.correction import Correction
-from sjd2.sampler.drafts import Drafts, Slots, token_drafts
+from sjd2.sampler.drafts import Drafts, Slots, TokenDrafts, token_drafts
 from sjd2.sampler.graphs import Graphs, Loop, Run
 from sjd2.sampler.noise import noisy_drafts
 from sjd2.sampler.published import verify_as_published
@@ -118,6 +119,8 @@ class Method:
         with using(backend):
             state = self._state(model, request, seeds, images or request.images, backend.name)
             with self.drafts(model, state) as state.drafts:
+                if self.config.compile:
+                    compile_forwards(model, state)
                 yield state
 
     def _state(
@@ -135,6 +138,20 @@ class Method:
         first = 1 if self.config.start == "neighbour" and self.config.exact else width
         rules = rules_of(self.config, request.sampling)
         return DecodingState(model, request, list(seeds), rules, width, first, backend)
+
+
+def compile_forwards(model: ImageModel, state: DecodingState) -> None:
+    """Let the forwards of a state's windows be compiled, or say why they are not."""
+    obstacle = None
+    if not isinstance(state.drafts, TokenDrafts):
+        obstacle = "an adapter acts on the layers"
+    elif any(hasattr(layer, "_hf_hook") for layer in model.backbone.modules()):
+        obstacle = "the weights are brought to the device by hooks"
+    if obstacle is None:
+        state.is_compiled = True
+        state.fix()
+    else:
+        warnings.warn(f"compile=True: {obstacle}; forwards are not compiled", stacklevel=6)
 
 
 def resolve(config: DecodingConfig, companions: Companions | None = None) -> Method:

@@ -48,6 +48,7 @@ class DecodingState:
     Attributes:
         iteration: number of the next one, from 1.
         clock: the number that operations know it by; the same, unless the state is fixed.
+        is_compiled: whether the forwards of its windows are compiled.
         is_fixed: whether its tensors keep their shapes, for a recorded iteration; see `fix`.
         drafts: what the slots are fed; tokens, unless a method sets another source.
         complete: tokens that every picture has, as far as the host knows.
@@ -102,7 +103,8 @@ class DecodingState:
         # The last entry that a token is drawn from.
         self.last_entry = self.cache.lengths + prompt.lengths + self.length - 2
         self.iteration = self.clock = 1
-        self.is_fixed, self.prefill_passes = False, 0
+        self.is_fixed = self.is_compiled = False
+        self.prefill_passes = 0
         self.complete = self.committed = 0
         self.drafts: Drafts = TokenDrafts()
         self.queue: Refill | None = None
@@ -168,18 +170,20 @@ class DecodingState:
         else:
             self.clock += 1
 
-    def fix(self, bucket: int) -> None:
+    def fix(self, extents: int = 4, grain: int = 64) -> None:
         """From now on no number that an iteration depends on is the host's, and no shape changes.
 
         Rows that are finished stay, and commit nothing; the window runs over the picture's end.
-        The exception is how far attention reads, in steps.
+        The exception is how far attention reads.
 
         Args:
-            bucket: entries of the cache of a step.
+            extents: how many lengths of the cache it may read, the capacity being the last.
+            grain: entries of which they are multiples; so prompts of about the same length have the
+                same extents.
         """
         begun = torch.zeros_like(self.rows) if self.begun is None else self.begun
         self.begun, self.clock = begun - self.clock, 0
-        self.cache.step(bucket)
+        self.cache.step(extents, grain)
         self.is_fixed = True
 
     def count(self) -> None:
