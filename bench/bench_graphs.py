@@ -1,6 +1,7 @@
-"""Recorded iterations beside launched ones, and both beside stock `generate`, on a GPU.
+"""Recorded iterations and compiled forwards beside launched ones, and all beside stock `generate`.
 
     python bench/bench_graphs.py [--shape janus-pro-1b] [--batch 8] [--tokens 144] [--json FILE]
+    python bench/bench_graphs.py --shape demo --batch 1      # on a CPU: what compiling gives there
 
 Models have random weights and the decoder of a published one, so the milliseconds of a forward are
 right and the number of forwards is not. In 16 bits a product may round by its shape, so recorded
@@ -14,8 +15,10 @@ import argparse
 import json
 import math
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, nullcontext
 from dataclasses import replace
+from functools import partial
 from itertools import pairwise
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -32,6 +35,7 @@ SHAPES = {
     **{name: MODELS[name] for name in ("janus-pro-1b", "glm-image", "emu3")},
     "tiny": Decoder(64, 128, 2, 4, 2, codes=64, tokens=576, head_size=16),  # to try the command
 }
+EMBEDDED = "demo"  # not random: the model that ships, with its corrector
 # What it takes to be worth the memory that recordings keep.
 _WORTH = 0.97
 
@@ -48,6 +52,16 @@ class Row(NamedTuple):
     def milliseconds(self) -> float:
         """Of a forward."""
         return 1e3 * self.seconds / self.forwards
+
+
+@contextmanager
+def compiled(layers: Any) -> Iterator[None]:
+    """Inside the block stock `generate` runs the layers compiled, as transformers does on a GPU."""
+    layers.forward = torch.compile(layers.forward, dynamic=False)
+    try:
+        yield
+    finally:
+        del layers.forward
 
 
 def timed(draw: Callable[[], Tensor], device: str) -> tuple[Tensor, float]:
@@ -75,19 +89,31 @@ def rows_of(model: Any, batch: int, device: str) -> list[Row]:
     }
     length = model.config.vision_config.num_image_tokens
     rows = []
-    for name, options in (("stock", {}), ("stock, static", {"cache_implementation": "static"})):
+    static = {"cache_implementation": "static"}
+    layers = model.model.language_model
+    for name, options, context in (
+        ("stock", {}, nullcontext()),
+        ("stock, static cache", static, nullcontext()),
+        ("stock, static cache, compiled", static, compiled(layers)),
+    ):
         try:
-            _, seconds = timed(lambda options=options: model.generate(**call, **options), device)
+            with context:
+                draw = partial(model.generate, **call, **options)
+                _, seconds = timed(draw, device)
         except Exception as error:  # of upstream's own path: the others are still worth knowing
             print(f"{name}: {type(error).__name__}: {str(error).splitlines()[0]}")
             continue
         rows.append(Row(name, seconds, length))
     for method in ({"method": "ar"}, {}, {"verify": "gumbel"}):
-        for graphs in (False, True) if device == "cuda" else (False,):
-            with sjd2.accelerated(model, **method, cuda_graphs=graphs):
-                tokens, seconds = timed(lambda: model.generate(**call, seed=1), device)
+        ways: dict[str, dict[str, bool]] = {"launched": {}}
+        if device == "cuda":
+            ways["recorded"] = {"cuda_graphs": True}
+        ways["compiled"] = {"compile": True}
+        for way, options in ways.items():
+            with sjd2.accelerated(model, **method, **options):
+                tokens, seconds = timed(partial(model.generate, **call, seed=1), device)
                 forwards = sjd2.decoding_stats(model).total_forward_passes
-            name = ", ".join([*method.values(), "recorded" if graphs else "launched"])
+            name = ", ".join(["ours", *method.values(), way])
             rows.append(Row(name, seconds, forwards, tokens))
     return rows
 
@@ -96,7 +122,7 @@ def advice(rows: list[Row]) -> str:
     """What to set, by these rows."""
     pairs = [(a, b) for a, b in pairwise(rows) if "recorded" in b.name]
     if not pairs:
-        return "no GPU here: cuda_graphs=True records nothing on a CPU"
+        return "no GPU here: iterations are not recorded"
     share = math.prod(b.milliseconds / a.milliseconds for a, b in pairs) ** (1 / len(pairs))
     choice = "set cuda_graphs=True" if share < _WORTH else "leave cuda_graphs off"
     return f"{choice}: a recorded forward takes {share:.2f} of the time of a launched one"
@@ -104,7 +130,9 @@ def advice(rows: list[Row]) -> str:
 
 def main() -> int:
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
-    parser.add_argument("--shape", choices=SHAPES, action="append", help="default: the published")
+    parser.add_argument(
+        "--shape", choices=(*SHAPES, EMBEDDED), action="append", help="default: the published"
+    )
     parser.add_argument("--batch", type=int, action="append", help="default: 1, 8 and 32")
     parser.add_argument("--tokens", type=int, default=144, help="of a picture, a square number")
     parser.add_argument("--json", type=Path, help="takes the figures")
@@ -112,9 +140,12 @@ def main() -> int:
     device = "cuda" if torch.cuda.is_available() else "cpu"
     found = []
     for shape in given.shape or [name for name in SHAPES if name != "tiny"]:
-        with torch.device(device):
-            decoder = replace(SHAPES[shape], tokens=given.tokens)
-            model = build(decoder).to(torch.bfloat16 if device == "cuda" else torch.float32)
+        if shape == EMBEDDED:
+            model, _ = sjd2.demo.load(device)
+        else:
+            with torch.device(device):
+                decoder = replace(SHAPES[shape], tokens=given.tokens)
+                model = build(decoder).to(torch.bfloat16 if device == "cuda" else torch.float32)
         for batch in given.batch or (1, 8, 32):
             try:
                 rows = rows_of(model, batch, device)

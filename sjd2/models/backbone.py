@@ -25,7 +25,7 @@ def run_backbone(
     """One forward of a transformers decoder; arguments and result as `ImageModel.hidden`."""
     forward = backbone
     if getattr(cache, "is_compiled", False):
-        forward = partial(_compiled(type(backbone)), backbone)
+        forward = partial(_compiled(type(backbone).forward), backbone)
     with _masked_attention(backbone):
         hidden: Tensor = forward(
             inputs_embeds=embeddings,
@@ -39,18 +39,17 @@ def run_backbone(
 
 
 @lru_cache
-def _compiled(backbone: Any) -> Callable[..., Any]:
+def _compiled(forward: Callable[..., Any]) -> Callable[..., Any]:
     """The forward of a class, compiled for every shape of windows and every extent of the cache."""
-    compiled = torch.compile(backbone.forward, fullgraph=True, dynamic=False)
+    compiled = torch.compile(forward, fullgraph=True, dynamic=False)
+    # A shape has a few extents of the cache, and there are as many shapes as the caller draws in.
+    limits = {"recompile_limit": _SHAPES, "accumulated_recompile_limit": _SHAPES}
 
-    def forward(*args: Any, **kwargs: Any) -> Any:
-        # A shape is a few extents of the cache, and shapes are as many as the caller draws in.
-        with torch._dynamo.config.patch(
-            recompile_limit=_SHAPES, accumulated_recompile_limit=_SHAPES
-        ):
+    def limited(*args: Any, **kwargs: Any) -> Any:
+        with torch._dynamo.config.patch(limits):  # type: ignore[no-untyped-call]
             return compiled(*args, **kwargs)
 
-    return forward
+    return limited
 
 
 @contextmanager

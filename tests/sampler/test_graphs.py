@@ -217,7 +217,7 @@ def test_watchers_see_what_they_see_in_the_loop() -> None:
 def test_forced_tokens_are_replayed(mode: str) -> None:
     """Kills: a grammar that a recording has read from the call that made it."""
     family = FAMILIES["emu3"]
-    model = family.build()
+    model = family.make()
     options = options_of(model, mode)
     sjd2.accelerate(model, backend="eager", **options)
     expected = family.draw(model, seed=3)
