@@ -46,7 +46,7 @@ def _compiled(forward: Callable[..., Any]) -> Callable[..., Any]:
     limits = {"recompile_limit": _SHAPES, "accumulated_recompile_limit": _SHAPES}
 
     def limited(*args: Any, **kwargs: Any) -> Any:
-        with torch._dynamo.config.patch(limits):  # type: ignore[no-untyped-call]
+        with torch._dynamo.config.patch(limits):
             return compiled(*args, **kwargs)
 
     return limited
