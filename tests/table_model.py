@@ -17,6 +17,7 @@ from sjd2.kernels import Rules, philox
 from sjd2.kernels.philox import Stream
 from sjd2.kernels.target.eager import target_log_probs
 from sjd2.protocol import Geometry, Prompt, Request, Sampling
+from tests.statistics import excess
 
 PAD = 0  # prompt symbols follow the image tokens: symbol = vocab_size + prompt token
 
@@ -150,3 +151,13 @@ def chi_square(tokens: Tensor, target: Tensor, vocab_size: int) -> tuple[float, 
     filled = expected > 0
     statistic = ((observed - expected) ** 2 / expected.clamp(min=1e-300))[filled].sum()
     return float(statistic), int(filled.sum()) - 1
+
+
+def excess_of_pictures(tokens: Tensor, target: Tensor, vocab_size: int, sees: float) -> float:
+    """`chi_square` as a multiple of its threshold, above 1 where pictures are biased.
+
+    Args:
+        tokens, target, vocab_size: as for `chi_square`.
+        sees: the bias that the test claims to see, as in `tests.statistics.excess`.
+    """
+    return excess(*chi_square(tokens, target, vocab_size), len(tokens), sees)

@@ -7,8 +7,7 @@ from bench.peers import PEERS
 from bench.peers.variation import total_variation
 from sjd2.protocol import Sampling
 from sjd2.sampler import decode
-from tests.statistics import threshold
-from tests.table_model import TableModel, chi_square, make_request
+from tests.table_model import TableModel, excess_of_pictures, make_request
 
 PROMPT = (2, 3, 1)
 
@@ -27,8 +26,10 @@ def test_a_peer_is_exact_where_it_says_so_and_nowhere_else(name):
     seeds = range(60_000 if name == "peer-sjd++" else 20_000)
     request = make_request(model, [PROMPT] * len(seeds), Sampling(True))
     tokens, stats = decode(model, request, method, seeds)
-    statistic, degrees = chi_square(tokens, model.picture_probabilities(PROMPT, Sampling(True)), 3)
-    assert (statistic < threshold(degrees)) == peer.is_exact
+    target = model.picture_probabilities(PROMPT, Sampling(True))
+    # A bias of 11 % of a probability in the mean; that peers are wrong by more shows the power.
+    excess = excess_of_pictures(tokens, target, 3, sees=0.11)
+    assert (excess < 1) == peer.is_exact
     assert stats.tokens_per_forward > 1
 
 

@@ -21,8 +21,7 @@ from sjd2.sampler import decode, drafts, method, resolve
 from sjd2.sampler.cache import WindowCache
 from sjd2.sampler.state import DecodingState
 from tests.janus_model import MASK, PROMPTS, tiny_janus
-from tests.statistics import threshold
-from tests.table_model import TableModel, chi_square, make_request
+from tests.table_model import TableModel, excess_of_pictures, make_request
 
 triton = pytest.importorskip("triton")
 interpreted = pytest.mark.skipif(
@@ -55,13 +54,23 @@ def test_triton_draws_what_its_twins_draw(options: dict[str, Any]) -> None:
 
 
 @interpreted
-def test_pictures_drawn_by_triton_follow_the_target_distribution() -> None:
-    """Kills: kernels and twins wrong in the same way where the twins are never sampled."""
+@pytest.mark.parametrize(
+    "guidance", [2.0, pytest.param(1.0, id="known-bad", marks=pytest.mark.slow)]
+)
+def test_pictures_drawn_by_triton_follow_the_target_distribution(guidance: float) -> None:
+    """So few pictures show a bias of 90 % of a probability in the mean, no smaller one: beside
+    this, `test_triton_draws_what_its_twins_draw`. Known to be bad is another guidance.
+
+    Kills: kernels and twins wrong in the same way where the twins are never sampled.
+    """
     model = TableModel(length=2)
-    tokens, _ = draw(DecodingConfig(window=2, backend="triton"), range(120), model)
+    request = make_request(model, [PROMPT] * 120, Sampling(True, guidance_scale=guidance))
+    tokens, _ = decode(
+        model, request, resolve(DecodingConfig(window=2, backend="triton")), range(120)
+    )
     target = model.picture_probabilities(PROMPT, GUIDED)
-    statistic, degrees = chi_square(tokens, target, model.vocab_size)
-    assert statistic < threshold(degrees)
+    excess = excess_of_pictures(tokens, target, model.vocab_size, sees=0.9)
+    assert (excess < 1) == (guidance == GUIDED.guidance_scale)
 
 
 class Launches(TorchDispatchMode):

@@ -11,8 +11,7 @@ import torch
 from torch import Tensor
 
 import sjd2
-from tests.statistics import threshold
-from tests.table_model import chi_square
+from tests.table_model import excess_of_pictures
 
 glm = pytest.importorskip("sjd2.models.glm_image")  # transformers has it from 5.1 on
 from tests.glm_image_model import (  # noqa: E402
@@ -145,7 +144,10 @@ def probabilities(model: Any, inputs: dict[str, Tensor], codes: int, tokens: int
 def test_pictures_follow_the_models_distribution(
     options: dict[str, Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Kills: a position of another column, an end token with a share of the probability."""
+    """3000 pictures of 243 outcomes show a bias of 29 % of a probability in the mean.
+
+    Kills: a position of another column, an end token with a share of the probability.
+    """
     model = tiny_glm_image(codes=3)
     with torch.no_grad():
         model.lm_head.weight.div_(5)
@@ -158,13 +160,11 @@ def test_pictures_follow_the_models_distribution(
     inputs = {name: tensor.repeat(3000, 1) for name, tensor in inputs.items()}
     inputs["images_per_sample"] = torch.full((3000,), 2)
     tokens = model.generate(**inputs, do_sample=True, seed=11)[:, -6:-1]
-    statistic, degrees = chi_square(tokens, target / target.sum(), 3)
-    assert statistic < threshold(degrees)
+    assert excess_of_pictures(tokens, target / target.sum(), 3, sees=0.29) < 1
     # The power of it: positions that only count are another distribution.
     monkeypatch.setattr(glm.GlmImage, "_positions", lambda *_: None)
     tokens = model.generate(**inputs, do_sample=True, seed=11)[:, -6:-1]
-    statistic, degrees = chi_square(tokens, target / target.sum(), 3)
-    assert statistic > threshold(degrees)
+    assert excess_of_pictures(tokens, target / target.sum(), 3, sees=0.29) > 1
 
 
 def test_the_published_sizes_have_their_layouts() -> None:
