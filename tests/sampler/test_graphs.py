@@ -132,7 +132,9 @@ def test_replay_without_guidance() -> None:
     check_the_same(janus, options_of(janus, "corrected"), seed=2, guidance_scale=1.0)
 
 
-@pytest.mark.parametrize("mode", ["sjd2, corrected"])
+@pytest.mark.parametrize(
+    "mode", ["corrected", pytest.param("sjd2, corrected", marks=pytest.mark.slow)]
+)
 def test_a_later_call_of_the_same_shape_records_nothing(mode: str) -> None:
     """Kills: a recording that reads the tensors of the call that made it; a result overwritten."""
     janus = small_janus()
