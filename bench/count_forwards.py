@@ -9,7 +9,6 @@ Whoever renews it says in the commit why the numbers have moved.
 from __future__ import annotations
 
 import argparse
-import hashlib
 import json
 import sys
 from pathlib import Path
@@ -18,7 +17,7 @@ from typing import Any
 import torch
 
 import sjd2
-from sjd2.demo import WEIGHTS
+from sjd2.demo import WEIGHTS, shipped
 from sjd2.demo.scenes import held_out_captions
 from sjd2.sampler.presets import PRESETS
 
@@ -46,16 +45,7 @@ def count() -> dict[str, Any]:
         with sjd2.accelerated(model, window=WINDOW, **preset.settings, **named):
             model.generate(**inputs, generation_mode="image", do_sample=True, seed=SEED)
             found[name] = list(sjd2.decoding_stats(model).forward_passes)
-    return {"weights": weights(), "counted_on": machine(), "captions": captions, "forwards": found}
-
-
-def weights() -> str:
-    """A hash of all weights that are embedded, companions too."""
-    digest = hashlib.sha256()
-    for path in sorted(WEIGHTS.rglob("*.safetensors")):
-        digest.update(f"{path.relative_to(WEIGHTS)}".encode())
-        digest.update(path.read_bytes())
-    return digest.hexdigest()
+    return {"weights": shipped(), "counted_on": machine(), "captions": captions, "forwards": found}
 
 
 def machine() -> str:

@@ -18,7 +18,7 @@ import torch
 
 from sjd2.cli import main as sjd2
 from sjd2.config import DecodingConfig
-from sjd2.demo import DEMO, WEIGHTS, digest
+from sjd2.demo import DEMO, digest, shipped
 from sjd2.demo.__main__ import captions
 from sjd2.files import write_json
 from sjd2.pictures.comparison import compare, comparison_picture
@@ -42,11 +42,10 @@ def race() -> list[str]:
 
 def made_of() -> dict[str, Any]:
     """What the pictures depend on: weights, words and the code that lays them out."""
-    weights = {str(p.relative_to(WEIGHTS)): digest(p) for p in WEIGHTS.rglob("*.safetensors")}
     # The tree, not the text: a comment makes no other picture.
     code = [ast.dump(ast.parse((ROOT / "sjd2" / name).read_text())) for name in _CODE]
     return {
-        "weights": dict(sorted(weights.items())),
+        "weights": shipped(),
         "captions": captions(),
         "race": race(),
         "code": hashlib.sha256("\n".join(code).encode()).hexdigest(),

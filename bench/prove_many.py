@@ -52,8 +52,12 @@ def run(call: list[str], out: Path, kill_at: int | None = None) -> None:
             going.wait()
             return
         time.sleep(0.05)
-    if going.returncode or kill_at is not None:
-        raise SystemExit(f"{call}: ended with {going.returncode}, before it could be killed or not")
+    if going.returncode:
+        raise SystemExit(f"{call}: failed with status {going.returncode}")
+    if kill_at is not None:
+        raise SystemExit(
+            f"{call}: finished before {kill_at} pictures were seen, so nothing was killed"
+        )
 
 
 def by_ray(captions: list[str], folder: Path) -> Pictures:

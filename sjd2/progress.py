@@ -51,10 +51,10 @@ class Progress:
             self._bar.set_postfix_str(note, refresh=False)
             self._bar.update(moved)
 
-    def skip(self, note: str = "") -> None:
-        """One more was done before."""
-        self._first += 1
-        self.update(self.done + 1, note)
+    def skip(self, number: int = 1) -> None:
+        """So many more were done before: they say nothing about how long the rest takes."""
+        self._first += number
+        self.update(self.done + number, self._note)
 
     def close(self) -> None:
         """The work is over."""

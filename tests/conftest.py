@@ -45,6 +45,9 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     model = tiny_janus()
     # Upstream's default is a grid for pictures of another size.
     model.config.vq_config.num_patches = int(LENGTH**0.5)
+    # Pictures are read at the size at which the model draws them: a token is 2 x 2 pixels.
+    side = 2 * int(LENGTH**0.5)
+    processor.image_processor.size = {"height": side, "width": side}
     model.generation_config = build_generation_config(processor.tokenizer, guidance=2.0)
     save(model, processor, path)
     return path

@@ -67,11 +67,11 @@ def evaluation(folder: Path) -> Any:
     return json.loads((folder / "report" / "results.json").read_text()), pictures(folder / "report")
 
 
-def training(kind: str) -> Callable[[Path], Any]:
+def training(out: str, *weights: str) -> Callable[[Path], Any]:
     def result(folder: Path) -> Any:
-        history = json.loads((folder / kind / "finetune.json").read_text())
+        history = json.loads((folder / out / "finetune.json").read_text())
         history.pop("seconds")
-        return history, (folder / kind / f"{kind}.safetensors").read_bytes()
+        return history, [(folder / out / f"{name}.safetensors").read_bytes() for name in weights]
 
     return result
 
@@ -82,7 +82,7 @@ def demo_model(folder: Path) -> Any:
     return curves, (folder / "demo" / "model.safetensors").read_bytes()
 
 
-SHORT = "--steps 6 --evaluate-every 2 --batch 2 --window 8 --rank 4"
+SHORT = "--steps 6 --evaluate-every 2 --batch 2 --window 8"
 # By command: its words, what it ends with, and where a killed one needs --resume.
 COMMANDS: dict[str, tuple[str, Callable[[Path], Any], str]] = {
     "generate": ("generate RING DISCS --n 2 --out drawn/ --force", pictures, ""),
@@ -94,11 +94,20 @@ COMMANDS: dict[str, tuple[str, Callable[[Path], Any], str]] = {
         "",
     ),
     "corrector": (
-        f"finetune --corrector --prompts prompts.txt {SHORT} --out corrector",
-        training("corrector"),
+        f"finetune --corrector --prompts prompts.txt {SHORT} --rank 4 --out corrector",
+        training("corrector", "corrector"),
         "corrector",
     ),
-    "adapter": (f"finetune --data data {SHORT} --out adapter", training("adapter"), "adapter"),
+    "adapter": (
+        f"finetune --data data {SHORT} --rank 4 --out adapter",
+        training("adapter", "adapter"),
+        "adapter",
+    ),
+    "full": (
+        f"finetune --data data --full {SHORT} --out full",
+        training("full", "model", "adapter"),
+        "full",
+    ),
     "demo training": ("", demo_model, ""),
 }
 
@@ -134,8 +143,8 @@ def test_killed_at_any_moment_a_command_ends_the_same(name: str, folder: Path, t
     (fresh / "data").mkdir(parents=True)
     (fresh / "prompts.txt").write_text(f"{RING}\n{DISCS}\n" * 5)
     for at in range(10):
-        # An adapter learns from the captions.
-        Image.new("RGB", (16, 16)).save(fresh / "data" / f"{at}.png")
+        # An adapter learns from the captions; the whole model from the pictures as well.
+        Image.new("RGB", (16, 16), (25 * at, 100, 200)).save(fresh / "data" / f"{at}.png")
         (fresh / "data" / f"{at}.txt").write_text(RING if at % 2 else DISCS)
 
     def place(number: int) -> Path:

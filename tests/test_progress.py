@@ -5,14 +5,24 @@ from __future__ import annotations
 import gc
 import re
 import time
+from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
+from transformers import JanusProcessor
 
 from sjd2 import progress
 from sjd2.cli import main
+from sjd2.demo import tokens
+from sjd2.demo.build import build_generation_config
+from sjd2.demo.evaluate import draw
+from sjd2.demo.train import train
 from sjd2.progress import Progress, duration
 from tests.cli.requests import RING
+from tests.demo.test_train import TINY
+
+PACKAGE = Path(progress.__file__).parent
 
 
 class Printed:
@@ -70,9 +80,10 @@ def test_a_line_says_what_how_far_and_how_long_still(monkeypatch: pytest.MonkeyP
     assert endless.line() == "drawing: 1 pictures, 0 s so far"
     half = Progress("drawing", "pictures", 10, is_shown=False)
     half.skip()
-    half.update(2)
+    half.update(2, "a note")
+    half.skip(0)
     now = 150.0  # one in ten seconds, and eight are left
-    assert half.line().endswith("10 s so far, about 1 min 20 s to go")
+    assert half.line().endswith("10 s so far, about 1 min 20 s to go, a note")
     assert [duration(x) for x in (0.4, 61, 7260)] == ["0 s", "1 min 1 s", "2 h 1 min"]
 
 
@@ -128,3 +139,43 @@ def test_every_long_command_writes_lines_without_a_terminal(
     assert "\r" not in printed.err
     assert printed.out.startswith("{")
     assert printed.out.endswith("}\n")
+
+
+def test_the_training_of_the_demo_writes_lines_without_a_terminal(
+    printed: Printed, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Kills: a stage that shows a bar or nothing."""
+    monkeypatch.setattr(tokens, "PART", 4)
+
+    def pause() -> bool:
+        time.sleep(0.05)  # of two lines, after every step
+        return False
+
+    assert train(tmp_path, TINY, torch.device("cpu"), out_of_time=pause)
+    for stage in (
+        "training the tokenizer: 3 of 4 steps",
+        "pictures to tokens: 8 of 12 pictures",
+        "training the language model: 4 of 5 steps",
+    ):
+        assert re.search("so far, about .* to go", printed.line(stage))
+    assert re.search(r": \d+ of 128 pictures, ", printed.line("drawing for the codebook"))
+    assert "so far" in printed.line("choosing the codes")
+    assert "held out" in printed.line("language model: 4 of 5")
+    assert "\r" not in printed.err
+
+
+def test_drawing_with_the_demo_writes_lines_without_a_terminal(
+    folder: Path, janus: Any, printed: Printed, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Kills: a bar, or lines that do not say how many pictures there are."""
+    processor = JanusProcessor.from_pretrained(folder)
+    janus.generation_config = build_generation_config(processor.tokenizer, guidance=2.0)
+    monkeypatch.setattr(progress, "EVERY", 0.002)
+    draw(janus, processor, [RING] * 4, guidance=2.0, seed=0, batch=2)
+    assert "to go" in printed.line("drawing at guidance 2.0: 2 of 4 pictures")
+
+
+def test_nothing_but_progress_uses_tqdm() -> None:
+    """Kills: a bar that a terminal alone can show."""
+    users = [path.name for path in PACKAGE.rglob("*.py") if "import tqdm" in path.read_text()]
+    assert users == ["progress.py"]

@@ -103,6 +103,12 @@ def digest(path: Path) -> str:
     return hashlib.sha256(path.read_bytes()).hexdigest()
 
 
+def shipped() -> dict[str, str]:
+    """The `digest` of every file of weights in the package, companions too, by its path."""
+    paths = sorted(WEIGHTS.rglob("*.safetensors"))
+    return {path.relative_to(WEIGHTS).as_posix(): digest(path) for path in paths}
+
+
 def _metrics(folder: Path) -> dict[str, Any]:
     path = folder / "metrics.json"
     try:

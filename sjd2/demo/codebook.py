@@ -19,6 +19,7 @@ from sjd2.demo.build import CODES, GRID, PICTURE
 from sjd2.demo.checker import nearest_hue
 from sjd2.demo.scenes import COLOURS, Split, render, sample_scene
 from sjd2.demo.shards import Shards
+from sjd2.progress import Progress
 
 PATCH = PICTURE // GRID  # pixels on a side of a token
 PER_COLOUR = 32  # codes of each colour; the ground has the rest
@@ -144,17 +145,27 @@ def make_codebook(folder: Path, scenes: int, seed: int, shards: Shards) -> Codeb
     if state := load_state(path):
         return Codebook(**state)
     blocks = [range(i, min(i + 64, scenes)) for i in range(0, scenes, 64)]
-    cut = torch.cat(list(shards.pool.map(lambda some: patches(pictures(some)), blocks)))
-    cut = cut.flatten(0, 1)
+    parts = []
+    with Progress("drawing for the codebook", "pictures", scenes) as progress:
+        drawn = shards.pool.map(lambda some: patches(pictures(some)), blocks)
+        for block, part in zip(blocks, drawn, strict=True):
+            parts.append(part)
+            progress.update(block.stop)
+    with Progress("choosing the codes"):
+        book = _codebook(torch.cat(parts).flatten(0, 1), seed)
+    save_state(path, {"ground": book.ground, "patterns": book.patterns, "looks": book.looks})
+    return book
+
+
+def _codebook(cut: Tensor, seed: int) -> Codebook:
+    """The codebook of patches [N, 16, 3]."""
     shown, vectors = patch_kinds(cut), _features(cut)
     strength = _strength(cut, shown)[shown > 0]
     if len(strength) < CODES:
-        raise ValueError(f"scenes must be enough for {CODES} patches of objects, not {scenes}")
+        raise ValueError(f"scenes must show {CODES} patches of objects, not {len(strength)}")
     ground = _k_means(vectors[shown == 0], GROUND, keyed_generator(seed, "ground"))
     patterns = _k_means(strength, PER_COLOUR, keyed_generator(seed, "patterns"))
     codes = _codes(cut, ground, patterns)
     uses = torch.bincount(codes, minlength=CODES).clamp(min=1)
     looks = torch.zeros(CODES, vectors.shape[1]).index_add_(0, codes, vectors) / uses[:, None]
-    book = Codebook(ground, patterns, looks)
-    save_state(path, {"ground": ground, "patterns": patterns, "looks": looks})
-    return book
+    return Codebook(ground, patterns, looks)

@@ -4,13 +4,13 @@ from collections.abc import Sequence
 
 import torch
 from PIL import Image
-from tqdm import tqdm
 from transformers import JanusForConditionalGeneration, JanusProcessor
 
 from sjd2.demo.captions import COLOUR_NAMES, FORMS, SHAPES, with_article
 from sjd2.demo.checker import check
 from sjd2.demo.scenes import held_out_captions
 from sjd2.pixels.picture import picture_of
+from sjd2.progress import Progress
 
 
 def draw(
@@ -38,9 +38,14 @@ def draw(
     RNG: torch's global generators, left as they were found.
     """
     drawn: list[Image.Image] = []
-    with torch.random.fork_rng(), torch.no_grad():
+    what = f"drawing at guidance {guidance}"
+    with (
+        Progress(what, "pictures", len(captions)) as progress,
+        torch.random.fork_rng(),
+        torch.no_grad(),
+    ):
         torch.manual_seed(seed)
-        for i in tqdm(range(0, len(captions), batch), f"drawing, guidance {guidance}"):
+        for i in range(0, len(captions), batch):
             inputs = processor(
                 text=list(captions[i : i + batch]),
                 generation_mode="image",
@@ -55,6 +60,7 @@ def draw(
                 top_k=top_k,
             )
             drawn += [picture_of(model, processor, tokens) for tokens in codes]
+            progress.update(len(drawn))
     return drawn
 
 

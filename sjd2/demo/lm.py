@@ -24,7 +24,6 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
-from tqdm import tqdm
 from transformers import JanusForConditionalGeneration
 
 from sjd2.checkpoint import keyed_generator, load_state, save_state
@@ -32,6 +31,7 @@ from sjd2.demo.build import WIDTH
 from sjd2.demo.codebook import SIZES, Codebook, kinds
 from sjd2.demo.shards import Shards, half_precision
 from sjd2.demo.tokens import COMING
+from sjd2.progress import Progress
 
 
 @dataclass(frozen=True)
@@ -305,7 +305,16 @@ class _Run:
             kind, code = mean_surprises(self.model, validation)
             self.exchange()
             self.history["validation"].append([self.step, round(kind + code, 4), round(kind, 4)])
-            tqdm.write(f"step {self.step}: cross entropy {kind + code:.4f}, of kinds {kind:.4f}")
+
+    def note(self) -> str:
+        """What was measured last."""
+        parts = []
+        if self.history["training"]:
+            parts.append(f"cross entropy {self.history['training'][-1][1]:.4f}")
+        if self.history["validation"]:
+            _, whole, kinds_alone = self.history["validation"][-1]
+            parts.append(f"held out {whole:.4f}, of kinds {kinds_alone:.4f}")
+        return ", ".join(parts)
 
     @torch.no_grad()
     def exchange(self) -> None:
@@ -344,14 +353,12 @@ def train_lm(
         with that of the kinds alone behind it, and "seconds"; None where time ran out first.
     """
     run = _Run(model, book, settings, seed, shards, folder / "lm.pt")
-    bar = tqdm(None, "language model", settings.steps, initial=run.step, mininterval=5)
-    with bar:
+    what = "training the language model"
+    with Progress(what, "steps", settings.steps, run.step) as progress:
         while run.step < settings.steps:
             run.advance(data)
             run.record(validation)
-            bar.update()
-            if run.history["training"]:
-                bar.set_postfix(loss=run.history["training"][-1][1], refresh=False)
+            progress.update(run.step, run.note())
             stop = out_of_time() and run.step < settings.steps
             if stop or run.step == settings.steps or run.step % settings.checkpoint_every == 0:
                 run.save()

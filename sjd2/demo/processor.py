@@ -23,10 +23,10 @@ class CaptionProcessor(JanusProcessor):
                 ends with the nearest one that is.
         """
         if text is not None:
-            self.check([text] if isinstance(text, str) else text)
+            self.check_captions([text] if isinstance(text, str) else text)
         return super().__call__(text=text, images=images, **kwargs)
 
-    def check(self, captions: Iterable[str]) -> None:
+    def check_captions(self, captions: Iterable[str]) -> None:
         """Refuse captions that the model was not taught.
 
         Raises:

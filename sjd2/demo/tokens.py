@@ -8,7 +8,6 @@ from pathlib import Path
 
 import torch
 from torch import Tensor
-from tqdm import tqdm
 from transformers import PreTrainedTokenizerFast
 
 from sjd2.checkpoint import load_state, save_state
@@ -17,6 +16,7 @@ from sjd2.demo.captions import COLOUR_NAMES, SHAPES
 from sjd2.demo.codebook import PATCH, Codebook, kinds, pictures
 from sjd2.demo.scenes import Scene, Split, outline, sample_scene
 from sjd2.demo.shards import Shards
+from sjd2.progress import Progress
 
 PART = 1024  # scenes in a file
 BLOCK = 32  # scenes drawn together
@@ -96,14 +96,18 @@ def training_tokens(
         dict: as `tokenize` of all scenes; None where time ran out first.
     """
     parts = []
-    for start in tqdm(range(0, scenes, PART), "pictures to tokens"):
-        path = folder / f"tokens-{start // PART:04d}.pt"
-        part = load_state(path)
-        if part is None:
+    with Progress("pictures to tokens", "pictures", scenes) as progress:
+        for start in range(0, scenes, PART):
             seeds = range(start, min(start + PART, scenes))
-            part = tokenize(book, tokenizer, seeds, "train", shards)
-            save_state(path, part)
-        parts.append(part)
-        if out_of_time() and start + PART < scenes:
-            return None
+            path = folder / f"tokens-{start // PART:04d}.pt"
+            part = load_state(path)
+            if part is None:
+                part = tokenize(book, tokenizer, seeds, "train", shards)
+                save_state(path, part)
+                progress.update(seeds.stop)
+            else:
+                progress.skip(len(seeds))
+            parts.append(part)
+            if out_of_time() and seeds.stop < scenes:
+                return None
     return {name: torch.cat([part[name] for part in parts]) for name in parts[0]}

@@ -14,12 +14,12 @@ from pathlib import Path
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
-from tqdm import tqdm
 from transformers.models.janus.modeling_janus import JanusVQVAE
 
 from sjd2.checkpoint import load_state, save_state
 from sjd2.demo.codebook import Codebook, pictures
 from sjd2.demo.shards import Shards, half_precision
+from sjd2.progress import Progress
 
 
 @dataclass(frozen=True)
@@ -83,36 +83,35 @@ def train_vq(
     optimiser = torch.optim.AdamW(
         vq.parameters(), settings.learning_rate, betas=(0.9, 0.95), weight_decay=0.0
     )
-    path, step, seconds = folder / "vq.pt", 0, 0.0
+    path, first, seconds = folder / "vq.pt", 0, 0.0
     if state := load_state(path):
         vq.load_state_dict(state["model"])
         optimiser.load_state_dict(state["optimiser"])
-        step, seconds = state["step"], state["seconds"]
+        first, seconds = state["step"], state["seconds"]
     else:
         with torch.no_grad():
             vectors.copy_(book.directions(vectors.shape[1]))
     started = time.monotonic() - seconds
-    bar = tqdm(
-        range(step, settings.steps), "tokenizer", settings.steps, initial=step, mininterval=2
-    )
-    for step in bar:
-        for group in optimiser.param_groups:
-            group["lr"] = _learning_rate(step, settings)
-        loss = _train_step(vq, book, optimiser, shards, step, settings, device)
-        bar.set_postfix(loss=f"{loss:.4f}")
-        done, stop = step + 1, out_of_time()
-        if stop or done % settings.checkpoint_every == 0 or done == settings.steps:
-            save_state(
-                path,
-                {
-                    "model": vq.state_dict(),
-                    "optimiser": optimiser.state_dict(),
-                    "step": done,
-                    "seconds": time.monotonic() - started,
-                },
-            )
-        if stop:
-            return bool(done == settings.steps)
+    with Progress("training the tokenizer", "steps", settings.steps, first) as progress:
+        for step in range(first, settings.steps):
+            for group in optimiser.param_groups:
+                group["lr"] = _learning_rate(step, settings)
+            loss = _train_step(vq, book, optimiser, shards, step, settings, device)
+            done = step + 1
+            progress.update(done, f"loss {loss:.4f}")
+            stop = out_of_time()
+            if stop or done % settings.checkpoint_every == 0 or done == settings.steps:
+                save_state(
+                    path,
+                    {
+                        "model": vq.state_dict(),
+                        "optimiser": optimiser.state_dict(),
+                        "step": done,
+                        "seconds": time.monotonic() - started,
+                    },
+                )
+            if stop:
+                return bool(done == settings.steps)
     return True
 
 

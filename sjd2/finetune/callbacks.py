@@ -16,14 +16,16 @@ from sjd2.progress import Progress
 class GoOn(TrainerCallback):
     """A stream goes on where training does: at its step, with the drawings that it had."""
 
-    def __init__(self, data: object, last: Path | None) -> None:
+    def __init__(self, data: Any, last: Path | None) -> None:
         self.data, self.last = data, last
 
     def on_train_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         """Before the first step."""
-        if self.last is None or not isinstance(self.data, (Rollouts, Moves)):
+        if self.last is None:
             return
         self.data.start = state.global_step
+        if not isinstance(self.data, (Rollouts, Moves)):
+            return
         # Missing if the kill came between two processes that write a checkpoint: drawn afresh.
         if kept := load_state(drawings_path(self.last, args.process_index)):
             self.data.drawings.load_state(kept)

@@ -203,7 +203,9 @@ def picture_tokens(
             ]
             state = {"names": key, "tokens": torch.cat(encoded).int().cpu()}
             save_state(path, state)
+            progress.update(start + len(some))
+        else:
+            progress.skip(len(some))
         parts.append(state["tokens"].long())
-        progress.update(start + len(some))
     progress.close()
     return torch.cat(parts)

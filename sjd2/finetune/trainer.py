@@ -8,9 +8,10 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import asdict, replace
 from functools import partial
+from itertools import count
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +19,7 @@ import torch
 from safetensors.torch import load_model, save_model
 from torch import Tensor, nn
 from torch.utils._pytree import tree_map
-from torch.utils.data import DataLoader, Dataset, IterableDataset
+from torch.utils.data import DataLoader, IterableDataset
 from transformers import (
     PrinterCallback,
     Trainer,
@@ -52,35 +53,36 @@ from sjd2.sampler.schedule import noise_levels
 _WEIGHTS = "model.safetensors"  # of a checkpoint
 
 
-class Pictures(Dataset[dict[str, Any]]):
-    """Batches of captions and the tokens of their pictures, in an order of the seed.
+class Pictures(IterableDataset[dict[str, Any]]):
+    """An endless stream of batches: captions and the tokens of their pictures, chosen by the seed.
 
     Args:
         inputs: keyword arguments of `generate` of every caption, batch first.
         tokens: int64 [N, length].
         batch: rows of one.
-        steps: batches there are.
-        seed: of the order, and of the noise that goes with each.
+        seed: of the choice, and of the noise that goes with each.
         rank: of this process; each takes rows of its own.
+
+    Attributes:
+        start: batches to leave out, for a run that goes on.
     """
 
     def __init__(
-        self, inputs: Inputs, tokens: Tensor, batch: int, steps: int, seed: int, rank: int = 0
+        self, inputs: Inputs, tokens: Tensor, batch: int, seed: int, rank: int = 0
     ) -> None:
         self.inputs, self.tokens, self.batch = inputs, tokens, batch
-        self.steps, self.seed, self.rank = steps, seed, rank
+        self.seed, self.rank, self.start = seed, rank, 0
 
-    def __len__(self) -> int:
-        return self.steps
-
-    def __getitem__(self, number: int) -> dict[str, Any]:
-        generator = keyed_generator(self.seed, "pictures", self.rank, number)
-        rows = torch.randint(len(self.tokens), (self.batch,), generator=generator)
-        return {
-            "inputs": {name: tensor[rows] for name, tensor in self.inputs.items()},
-            "tokens": self.tokens[rows],
-            "seed": torch.randint(2**62, (self.batch,), generator=generator),
-        }
+    def __iter__(self) -> Iterator[dict[str, Any]]:
+        """Dicts of "inputs", "tokens" and "seed"."""
+        for number in count(self.start):
+            generator = keyed_generator(self.seed, "pictures", self.rank, number)
+            rows = torch.randint(len(self.tokens), (self.batch,), generator=generator)
+            yield {
+                "inputs": {name: tensor[rows] for name, tensor in self.inputs.items()},
+                "tokens": self.tokens[rows],
+                "seed": torch.randint(2**62, (self.batch,), generator=generator),
+            }
 
 
 class DenoisingTrainer(Trainer):
@@ -99,12 +101,9 @@ class DenoisingTrainer(Trainer):
 
     def get_train_dataloader(self) -> DataLoader[Any]:
         """Batches as the dataset makes them; every process has a dataset of its own."""
-        # In order, and not shuffled once more: batch n is that of step n.
         # A generator of its own: to begin an epoch, it would take a number from the one that
         # dropout draws from, and a run that goes on begins one more.
-        return DataLoader(
-            self.train_dataset, batch_size=None, shuffle=False, generator=torch.Generator()
-        )
+        return DataLoader(self.train_dataset, batch_size=None, generator=torch.Generator())
 
     def compute_loss(
         self,
@@ -196,15 +195,13 @@ def finetune(
     arguments = _arguments(out, settings, family)
     rank = arguments.process_index
     objective: nn.Module
-    data: Dataset[dict[str, Any]] | IterableDataset[dict[str, Any]]
+    data: Pictures | Rollouts
     if settings.full:
         if tokens is None:
             raise ValueError("tokens: training all parameters needs pictures, not captions alone")
         levels = noise_levels(settings.denoising_steps, settings.schedule)
         objective = NextCleanToken(family, adapter, model, levels, sampling)
-        data = Pictures(inputs, tokens, settings.batch, settings.steps, settings.seed, rank)
-        # A stream is not read again from its beginning, but pictures by number are.
-        arguments.ignore_data_skip = False
+        data = Pictures(inputs, tokens, settings.batch, settings.seed, rank)
     else:
         objective = WindowObjective(family, adapter, sampling)
         data = Rollouts(

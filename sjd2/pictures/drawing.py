@@ -12,7 +12,6 @@ from PIL import Image
 from torch import Tensor
 
 from sjd2.demo import DEMO
-from sjd2.demo.processor import CaptionProcessor
 from sjd2.patching import decoding_stats, installed
 from sjd2.pictures.pipeline import Pipeline
 from sjd2.sampler import DecodingStats, Method
@@ -40,13 +39,17 @@ class Drawing:
 
 
 def check_captions(pipeline: Pipeline, captions: Sequence[str]) -> None:
-    """Refuse captions that the model was not taught: for most, those with words unknown to it.
+    """Refuse captions that the model was not taught.
+
+    A processor that knows better than its tokenizer has a method `check_captions(captions)`, which
+    raises a ValueError. For all others, those with words unknown to the tokenizer are refused.
 
     Raises:
         ValueError: names the words and the nearest known ones, or the nearest caption that works.
     """
-    if isinstance(pipeline.processor, CaptionProcessor):
-        return pipeline.processor.check(captions)
+    if check := getattr(pipeline.processor, "check_captions", None):
+        check(captions)
+        return
     tokenizer = pipeline.tokenizer
     unknown_id = tokenizer.unk_token_id
     for caption in captions:

@@ -13,6 +13,9 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
+# Some libraries that Trainer looks for (torchao) warn when they are first imported. That is no
+# second line of an error, so it happens here.
+import sjd2.finetune.trainer  # noqa: F401
 from sjd2.cli import COMMANDS
 from tests.cli.requests import RING, everything_in
 

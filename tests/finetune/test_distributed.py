@@ -39,7 +39,7 @@ def objective_and_batch(full: bool) -> tuple[nn.Module, dict[str, Any]]:
         tokens = torch.randint(VOCAB, (3, LENGTH), generator=torch.Generator().manual_seed(0))
         levels = noise_levels(2, FinetuneSettings().schedule)
         objective: nn.Module = NextCleanToken(family, adapter, model, levels, SAMPLING)
-        return objective, Pictures(INPUTS, tokens, batch=4, steps=1, seed=5)[0]
+        return objective, next(iter(Pictures(INPUTS, tokens, batch=4, seed=5)))
     model.requires_grad_(False)
     rollouts = Rollouts(
         family, adapter, INPUTS, SAMPLING, CONFIG, batch=4, windows=2, reuse=1, seed=5

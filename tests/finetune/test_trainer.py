@@ -50,9 +50,11 @@ def run(out: Path, settings: FinetuneSettings = TINY, **options: Any) -> tuple[A
     return model, adapter, history
 
 
-def test_a_run_that_goes_on_ends_the_same(tmp_path: Path) -> None:
+@pytest.mark.parametrize("full", [False, True])
+def test_a_run_that_goes_on_ends_the_same(tmp_path: Path, full: bool) -> None:
     """Kills: a stream that starts over, an optimiser that forgets, a checkpoint half written."""
-    _, whole, history = run(tmp_path / "whole")
+    settings = replace(TINY, full=full)
+    model, whole, history = run(tmp_path / "whole", settings)
     assert [e["step"] for e in history["log"] if "eval_step_compression" in e] == [2, 4]
     part = tmp_path / "part"
     shutil.copytree(tmp_path / "whole", part)
@@ -60,11 +62,13 @@ def test_a_run_that_goes_on_ends_the_same(tmp_path: Path) -> None:
     (part / "checkpoints" / "checkpoint-4" / "trainer_state.json").write_text("{")
     assert last_checkpoint(part) == part / "checkpoints" / "checkpoint-2"
     with pytest.raises(ValueError, match="--resume goes on"):
-        run(part)
-    _, resumed, _ = run(part, resume=True)
-    for ours, theirs in zip(whole.parameters(), resumed.parameters(), strict=True):
-        assert torch.equal(ours, theirs)
-    assert any(parameter.abs().sum() > 0 for parameter in resumed.up.values())
+        run(part, settings)
+    same_model, resumed, again = run(part, settings, resume=True)
+    assert again["log"] == history["log"]
+    for one, other in ((whole, resumed), (model, same_model)):
+        for ours, theirs in zip(one.parameters(), other.parameters(), strict=True):
+            assert torch.equal(ours, theirs)
+    assert full or any(parameter.abs().sum() > 0 for parameter in resumed.up.values())
 
 
 @pytest.mark.parametrize("full", [False, True])

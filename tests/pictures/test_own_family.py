@@ -89,8 +89,16 @@ def test_the_commands_draw_with_a_registered_family(folder: Path, capsys: Any) -
     assert same["gumbel"] == [True]
 
 
-def test_what_a_registered_family_lacks_is_named(folder: Path, capsys: Any) -> None:
-    """Kills: a traceback, and an option that the pipeline never sees."""
+def test_what_a_registered_family_lacks_is_named(
+    folder: Path, capsys: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Kills: a traceback, an option that the pipeline never sees, and a processor's own check of
+    captions that nobody asks.
+    """
+
+    def refuse(_: Any, captions: Any) -> None:
+        raise ValueError(f"{captions[0]}: foxes are not drawn")
+
     ask = ("generate", "a red fox", "--model", folder)
     assert one_line(run(capsys, *ask), "its model_type is 'llama'")
     sjd2.register_family(Painter, family)
@@ -98,5 +106,7 @@ def test_what_a_registered_family_lacks_is_named(folder: Path, capsys: Any) -> N
     sjd2.register_family(Painter, family, PainterPipeline)
     assert one_line(run(capsys, *ask, "--size", "8x8"), "size=(8, 8): not an option of Painter")
     assert one_line(run(capsys, "generate", "a zebra", "--model", folder), "does not know 'zebra'")
+    monkeypatch.setattr(PreTrainedTokenizerFast, "check_captions", refuse, raising=False)
+    assert one_line(run(capsys, "generate", "a red fox", "--model", folder), "foxes are not drawn")
     with pytest.raises(TypeError, match="pipeline="):
         sjd2.register_family(Painter, family, "PainterPipeline")  # type: ignore[arg-type]
