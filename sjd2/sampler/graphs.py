@@ -13,9 +13,11 @@ from __future__ import annotations
 
 import copy
 import warnings
+import weakref
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from functools import partial
+from threading import Lock
 from typing import Any, NamedTuple, Protocol, TypeVar
 
 import torch
@@ -116,11 +118,18 @@ class Pinned:
     Attributes:
         state, redrafting: copies of a call's objects, for the tensors in them.
         recorded: iterations by extent; None where one has run there to get everything loaded.
+        drawing: the state that is on these tensors, or was.
     """
 
     state: DecodingState
     redrafting: object
     recorded: dict[int, Recorded | None] = field(default_factory=dict)
+    drawing: weakref.ref[DecodingState] | None = None
+
+    def is_free(self, state: DecodingState) -> bool:
+        """Whether no other call is in the middle of its pictures."""
+        other = None if self.drawing is None else self.drawing()
+        return other is None or other is state or not other.drawing
 
     def take(self, state: DecodingState) -> None:
         """Move a state onto these tensors, with the values that it has."""
@@ -140,6 +149,7 @@ class Graphs:
     def __init__(self, recorder: Recorder | None = None, extents: int = 4, grain: int = 64) -> None:
         self.recorder, self.extents, self.grain = recorder or CudaRecorder(), extents, grain
         self.pinned: dict[tuple[Any, ...], Pinned] = {}
+        self.lock = Lock()
 
     def __reduce__(self) -> tuple[Any, ...]:
         return type(self), (type(self.recorder)(), self.extents, self.grain)
@@ -154,13 +164,25 @@ class Graphs:
         )
         return loop
 
-    def pin(self, loop: Loop) -> Pinned:
-        """The tensors for calls of this shape; the state of the call is moved onto them."""
+    def record(self, function: Callable[[], T]) -> tuple[T, Callable[[], object]]:
+        """One recording at a time: they share the recorder's memory."""
+        with self.lock:
+            return self.recorder.record(function)
+
+    def pin(self, loop: Loop) -> Pinned | None:
+        """The tensors for calls of this shape; the state of the call is moved onto them.
+
+        None where another call is drawing on them, of another thread or around this one.
+        """
         redrafting = getattr(loop.redraft, "__self__", None)
         shape = (_weights(loop.state), *_shape(loop.state), *_shape(redrafting))
-        if shape not in self.pinned:
-            self.pinned[shape] = Pinned(_copied(loop.state), _copied(redrafting))
-        pinned = self.pinned[shape]
+        with self.lock:
+            if shape not in self.pinned:
+                self.pinned[shape] = Pinned(_copied(loop.state), _copied(redrafting))
+            pinned = self.pinned[shape]
+            if not pinned.is_free(loop.state):
+                return None
+            pinned.drawing = weakref.ref(loop.state)
         pinned.take(loop.state)
         _moved(redrafting, pinned.redrafting)
         return pinned
@@ -184,13 +206,15 @@ class Replay:
         # Pictures that began in finished rows have brought tensors of their own.
         if self.pinned is None or state.position is not self.pinned.state.position:
             self.pinned = self.graphs.pin(self.loop)
+        if self.pinned is None:
+            return self.loop.predict()
         recorded = self.pinned.recorded
         self.extent = state.cache.reach(state.width)
         if self.extent not in recorded:
             return self.loop.predict()
         known = recorded[self.extent]
         if known is None:
-            now, again = self.graphs.recorder.record(self.loop.predict)
+            now, again = self.graphs.record(self.loop.predict)
             known = recorded[self.extent] = Recorded(now, again)
         else:
             known.predict()
@@ -214,7 +238,7 @@ class Replay:
             self._commit(pinned, now)
         elif known.commit is None:
             half = partial(self._commit, pinned, known.now)
-            _, known.commit = self.graphs.recorder.record(half)
+            _, known.commit = self.graphs.record(half)
         else:
             known.commit()
             state.count()

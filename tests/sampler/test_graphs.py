@@ -12,9 +12,11 @@ from torch import Tensor
 
 import sjd2
 from sjd2.protocol import Geometry
+from sjd2.sampler import decode
 from sjd2.sampler.graphs import Graphs
 from sjd2.sampler.queue import decode_queue
 from sjd2.sampler.state import DecodingState
+from sjd2.sampler.watchers import Iteration, OnIteration
 from tests.family_models import FAMILIES
 from tests.janus_model import MASK, PROMPTS, draw, tiny_janus
 from tests.tape import Tape
@@ -212,6 +214,25 @@ def test_pictures_that_begin_in_freed_rows_are_replayed(mode: str) -> None:
     assert tape.replays > 4
     for row, tokens in enumerate(alone):
         assert torch.equal(found[row], tokens[0]), row
+
+
+def test_a_call_inside_of_another_leaves_its_tensors_alone() -> None:
+    """Kills: two calls of one shape, of two threads or one in the other, on the same tensors."""
+    janus = small_janus()
+    expected, _ = drawn_by_the_loop(janus, options_of(janus, "maximal"), rows=slice(0, 1), seed=3)
+    taped(janus, **options_of(janus, "maximal"))
+    family = sjd2.models.family_of(janus)
+    inside: list[Tensor] = []
+
+    def look(now: Iteration) -> None:
+        if now.state.iteration == 5:
+            inside.append(draw(janus, slice(0, 1), seed=3))
+
+    asked = {"generation_mode": "image", "do_sample": True, "guidance_scale": 3.0}
+    request = family.request(input_ids=PROMPTS[:1], attention_mask=MASK[:1], **asked)
+    tokens, _ = decode(family, request, janus.generate.method, [3], [OnIteration(look)])
+    assert torch.equal(inside[0], expected)
+    assert torch.equal(tokens, expected)
 
 
 def test_watchers_see_what_they_see_in_the_loop() -> None:
