@@ -17,10 +17,13 @@ from sjd2.cli import main
 from sjd2.demo import tokens
 from sjd2.demo.build import build_generation_config
 from sjd2.demo.evaluate import draw
+from sjd2.demo.pictures import write_pictures
 from sjd2.demo.train import train
+from sjd2.models import lumina
 from sjd2.progress import Progress, duration
 from tests.cli.requests import RING
 from tests.demo.test_train import TINY
+from tests.family_models import tiny_chameleon
 
 PACKAGE = Path(progress.__file__).parent
 
@@ -173,6 +176,52 @@ def test_drawing_with_the_demo_writes_lines_without_a_terminal(
     monkeypatch.setattr(progress, "EVERY", 0.002)
     draw(janus, processor, [RING] * 4, guidance=2.0, seed=0, batch=2)
     assert "to go" in printed.line("drawing at guidance 2.0: 2 of 4 pictures")
+
+
+def test_judging_writes_lines_without_a_terminal(
+    folder: Path, printed: Printed, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Kills: silence while FID or CLIP look at the pictures; a rest that counts what was there."""
+
+    class Slow:
+        name = "beauty"
+
+        def score(self, *_: Any) -> float:
+            time.sleep(0.1)
+            return 1.0
+
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr("sjd2.cli.evaluate._judges", lambda _: [Slow()])
+    (tmp_path / "prompts.txt").write_text(f"{RING}\n" * 2)
+    words = "evaluate --prompts prompts.txt --methods ar,gumbel --windows 8 --guidances none"
+    words += " --temperatures none --out report --json"
+    assert main([*words.split(), "--model", str(folder)]) == 0
+    assert "to go" in printed.line("judging: 1 of 2 rows")
+    assert printed.out.count('"beauty": 1.0') == 2
+    skipped = []
+    monkeypatch.setattr(Progress, "skip", lambda _, number: skipped.append(number))
+    assert main([*words.split(), "--model", str(folder)]) == 0
+    assert sum(skipped) == 4
+
+
+def test_scenes_and_converted_files_are_counted(
+    printed: Printed, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Kills: commands that say nothing until they are done."""
+    monkeypatch.setattr(progress, "EVERY", 0.002)
+    write_pictures(tmp_path / "scenes", 30)
+    assert "to go" in printed.line("drawing scenes: 2")
+    tiny_chameleon().save_pretrained(tmp_path / "published", max_shard_size="60KB")
+    widen = lumina._widened
+
+    def slowly(*given: Any) -> Any:
+        time.sleep(0.01)
+        return widen(*given)
+
+    monkeypatch.setattr(lumina, "_widened", slowly)
+    convert = ["convert", str(tmp_path / "published"), str(tmp_path / "out")]
+    assert main(convert) == 0
+    assert "to go" in printed.line("converting: 1 of ")
 
 
 def test_nothing_but_progress_uses_tqdm() -> None:

@@ -34,7 +34,7 @@ def run(given: argparse.Namespace) -> int:
     if Path(given.source).is_dir():
         from sjd2.models.lumina import convert_checkpoint
 
-        convert_checkpoint(given.source, given.out, force=given.force)
+        convert_checkpoint(given.source, given.out, force=given.force, show_progress=True)
     else:
         _convert_decoder(given)
     print(given.out)

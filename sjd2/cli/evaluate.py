@@ -183,12 +183,15 @@ def _judges(given: argparse.Namespace) -> list[Judge]:
     Raises:
         ValueError: weights that cannot be read, or torchmetrics is not installed.
     """
+    from sjd2.cli import common
     from sjd2.evaluate.quality import ClipScore, Fid
+    from sjd2.progress import Progress
 
     judges: list[Judge] = []
     if given.fid_reference:
         reference, weights = Path(given.fid_reference), Path(given.fid_weights)
-        judges.append(Fid(reference.expanduser(), weights.expanduser()))
+        with Progress(f"reading {reference}", is_shown=common.shows_progress(given)):
+            judges.append(Fid(reference.expanduser(), weights.expanduser()))
     if given.clip:
         judges.append(ClipScore(Path(given.clip).expanduser()))
     return judges

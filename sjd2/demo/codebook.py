@@ -162,7 +162,7 @@ def _codebook(cut: Tensor, seed: int) -> Codebook:
     shown, vectors = patch_kinds(cut), _features(cut)
     strength = _strength(cut, shown)[shown > 0]
     if len(strength) < CODES:
-        raise ValueError(f"scenes must show {CODES} patches of objects, not {len(strength)}")
+        raise ValueError(f"scenes must be enough for {CODES} patches of objects: {len(strength)}")
     ground = _k_means(vectors[shown == 0], GROUND, keyed_generator(seed, "ground"))
     patterns = _k_means(strength, PER_COLOUR, keyed_generator(seed, "patterns"))
     codes = _codes(cut, ground, patterns)

@@ -7,6 +7,7 @@ from pathlib import Path
 from PIL import Image
 
 from sjd2.demo.scenes import render, sample_scene
+from sjd2.progress import Progress
 
 
 def write_pictures(folder: Path, number: int, first_seed: int = 0) -> None:
@@ -19,11 +20,13 @@ def write_pictures(folder: Path, number: int, first_seed: int = 0) -> None:
     """
     folder.mkdir(parents=True, exist_ok=True)
     lines = []
-    for seed in range(first_seed, first_seed + number):
-        scene = sample_scene(seed, "train")
-        name = f"{seed:06d}.png"
-        Image.fromarray(render(scene)).save(folder / name)
-        lines.append(json.dumps({"file_name": name, "text": scene.caption}))
+    with Progress("drawing scenes", "pictures", number) as progress:
+        for seed in range(first_seed, first_seed + number):
+            scene = sample_scene(seed, "train")
+            name = f"{seed:06d}.png"
+            Image.fromarray(render(scene)).save(folder / name)
+            lines.append(json.dumps({"file_name": name, "text": scene.caption}))
+            progress.update(len(lines))
     (folder / "metadata.jsonl").write_text("\n".join(lines) + "\n")
 
 

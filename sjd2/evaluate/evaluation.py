@@ -18,6 +18,7 @@ from sjd2.evaluate.tables import Row
 from sjd2.files import write_json, write_text
 from sjd2.models import family_of
 from sjd2.pictures.pipeline import Pipeline
+from sjd2.progress import Progress
 from sjd2.sampler.presets import BASELINE
 
 _CAPTIONS = 6  # of which the report shows pictures
@@ -72,11 +73,8 @@ def evaluate(
     measurement = Measurement(pipeline, plan, companions or Companions(), out)
     measured = measurement.run(show_progress=show_progress)
     rows = table_rows(plan, measured)
-    for row, setting in zip(rows, plan.table(), strict=True):
-        units = [unit for unit, _ in measured if unit.setting == setting]
-        files = [path for unit in units for path in picture_paths(out, unit)]
-        captions = [caption for unit in units for caption in unit.captions]
-        row |= {judge.name: judge.score(files, captions) for judge in judges}
+    if judges:
+        _judge(rows, out, plan, measured, judges, show_progress)
     found = {
         "sjd2": sjd2.__version__,
         "model": plan.model_name,
@@ -95,6 +93,24 @@ def evaluate(
     timings = {"environments": _environments(measured), "rows": timing_rows(plan, measured)}
     _write(out, found, timings, _shown(out, plan))
     return found, timings
+
+
+def _judge(
+    rows: list[Row],
+    out: Path,
+    plan: Plan,
+    measured: Measured,
+    judges: Sequence[Judge],
+    show_progress: bool,
+) -> None:
+    """Give every row of the table its scores."""
+    with Progress("judging", "rows", len(rows), is_shown=show_progress) as progress:
+        for row, setting in zip(rows, plan.table(), strict=True):
+            units = [unit for unit, _ in measured if unit.setting == setting]
+            files = [path for unit in units for path in picture_paths(out, unit)]
+            captions = [caption for unit in units for caption in unit.captions]
+            row |= {judge.name: judge.score(files, captions) for judge in judges}
+            progress.update(progress.done + 1)
 
 
 def _check_folder(out: Path, pipeline: Pipeline, plan: Plan, companions: Companions) -> None:

@@ -73,26 +73,34 @@ class Measurement:
         with Progress("measuring", "pictures", total, is_shown=show_progress) as progress:
             for unit in units:
                 progress.update(progress.done, unit.setting.slug)
-                accounts.append((unit, self.account(unit)))
-                progress.update(progress.done + len(unit.captions), unit.setting.slug)
+                if account := self._kept(unit):
+                    progress.skip(len(unit.captions))
+                else:
+                    account = self._drawn(unit)
+                    progress.update(progress.done + len(unit.captions), unit.setting.slug)
+                accounts.append((unit, account))
         return accounts
 
-    def account(self, unit: Unit) -> Account:
-        """The account of a unit, drawn unless it is on disk with all its pictures."""
-        path = self.out / "parts" / f"{self._key(unit)}.json"
-        pictures = picture_paths(self.out, unit)
+    def _kept(self, unit: Unit) -> Account | None:
+        """The account of a unit, if it is on disk with all its pictures."""
         try:
-            account: Account = json.loads(path.read_text())
-            if all(picture.is_file() for picture in pictures):
-                return account
-        except (OSError, ValueError):
-            pass  # not there, or written by half when the disk was full: draw it
+            account: Account = json.loads(self._path(unit).read_text())
+        except (OSError, ValueError):  # not there, or written by half when the disk was full
+            return None
+        whole = all(picture.is_file() for picture in picture_paths(self.out, unit))
+        return account if whole else None
+
+    def _drawn(self, unit: Unit) -> Account:
+        """The account of a unit, drawn and put on disk."""
         account, drawing = self._draw(unit)
-        for where, picture in zip(pictures, drawing.pictures, strict=True):
+        for where, picture in zip(picture_paths(self.out, unit), drawing.pictures, strict=True):
             write_picture(where, picture, force=True)
         # Last, so that an account is never there without its pictures.
-        write_json(path, account)
+        write_json(self._path(unit), account)
         return account
+
+    def _path(self, unit: Unit) -> Path:
+        return self.out / "parts" / f"{self._key(unit)}.json"
 
     def _draw(self, unit: Unit) -> tuple[Account, Drawing]:
         if not self._warm:

@@ -19,6 +19,7 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from sjd2.files import write_json
+from sjd2.progress import Progress
 
 _NORM = re.compile(r"\.self_attn\.([qk])_norm\.(weight|bias)$")
 _INDEX = "model.safetensors.index.json"
@@ -26,7 +27,9 @@ _INDEX = "model.safetensors.index.json"
 _OTHER_WEIGHTS = {".bin", ".ckpt", ".h5", ".msgpack", ".pt", ".pth"}
 
 
-def convert_checkpoint(source: str | Path, out: str | Path, *, force: bool = False) -> int:
+def convert_checkpoint(
+    source: str | Path, out: str | Path, *, force: bool = False, show_progress: bool = False
+) -> int:
     """Copy a checkpoint with the rows of its query and key norms repeated for every head.
 
     Weights are read one file after the other. A checkpoint that has a row for every head already
@@ -37,6 +40,7 @@ def convert_checkpoint(source: str | Path, out: str | Path, *, force: bool = Fal
             "Alpha-VLLM/Lumina-mGPT-7B-768".
         out: the folder to be made.
         force: whether an existing folder may be replaced.
+        show_progress: say on stderr how far it is, see `sjd2.progress`.
 
     Returns:
         How many tensors were widened.
@@ -60,6 +64,7 @@ def convert_checkpoint(source: str | Path, out: str | Path, *, force: bool = Fal
     out.parent.mkdir(parents=True, exist_ok=True)
     part = out.parent / f".sjd2-{secrets.token_hex(6)}.part"
     part.mkdir()
+    progress = Progress("converting", "files", len(shards), is_shown=show_progress)
     try:
         widened = size = 0
         for shard in shards:
@@ -68,6 +73,7 @@ def convert_checkpoint(source: str | Path, out: str | Path, *, force: bool = Fal
             weights = {name: value for name, (value, _) in tensors.items()}
             size += sum(value.nbytes for value in weights.values())
             save_file(weights, part / shard.name, metadata={"format": "pt"})
+            progress.update(progress.done + 1)
         for file in source.iterdir():
             if file.is_file() and file not in shards and file.suffix not in _OTHER_WEIGHTS:
                 shutil.copy2(file, part / file.name)
@@ -84,6 +90,8 @@ def convert_checkpoint(source: str | Path, out: str | Path, *, force: bool = Fal
     except BaseException:
         shutil.rmtree(part, ignore_errors=True)
         raise
+    finally:
+        progress.close()
     return widened
 
 

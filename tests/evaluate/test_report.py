@@ -2,6 +2,7 @@
 
 import base64
 import re
+import shutil
 from io import BytesIO
 from xml.etree import ElementTree
 
@@ -111,6 +112,33 @@ def test_every_column_that_needs_it_is_explained_and_the_sameness_stands_in_fron
     assert "| 3 of 4 |" in table
     for named in ("Pictures as ar's", "As captioned", "Peak memory", "in forwards"):
         assert named in notes
+
+
+@pytest.mark.slow
+def test_the_sameness_is_seen_at_1280_pixels(tmp_path):
+    """Kills: a column that the window cuts off, and a page that is wider than the window."""
+    sync_api = pytest.importorskip("playwright.sync_api", reason="playwright is not installed")
+    names = ("chromium", "chromium-browser", "google-chrome")
+    chromium = next(filter(None, map(shutil.which, names)), None)
+    if chromium is None:
+        pytest.skip("no Chromium here: apt-get install chromium")
+    full = {
+        "same_as_ar": {"same": 3, "of": 4},
+        "total_variation": 0.01,
+        "fid": 123.45,
+        "clip_score": 31.5,
+        "label": "corrected maximal, uniform starts, 4 passes",
+    }
+    (tmp_path / "report.html").write_text(as_html(*results(**full)))
+    with sync_api.sync_playwright() as playwright:
+        browser = playwright.chromium.launch(executable_path=chromium, args=["--no-sandbox"])
+        page = browser.new_page(viewport={"width": 1280, "height": 800})
+        page.goto((tmp_path / "report.html").as_uri())
+        assert page.evaluate("document.documentElement.scrollWidth") <= 1280
+        for text in ("pictures as ar's", "3 of 4"):
+            cell = page.locator("th, td", has_text=text).first
+            assert cell.evaluate("one => one.getBoundingClientRect().right") <= 1280
+        browser.close()
 
 
 def test_bars_are_as_high_as_their_values():
