@@ -147,7 +147,9 @@ class FakeGpu(TorchDispatchMode):
         """What `generate` makes of inputs that lie on the CPU; `options` are the settings."""
         companions = companions or Companions()
         on_gpu = replace(
-            companions, adapter=self.put(companions.adapter), corrector=self.put(companions.corrector)
+            companions,
+            adapter=self.put(companions.adapter),
+            corrector=self.put(companions.corrector),
         )
         method = resolve(sjd2.DecodingConfig(**options), on_gpu)
         model = install(self.put(self.twin), method, on_gpu)
