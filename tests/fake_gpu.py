@@ -65,7 +65,7 @@ KERNELS = {
 _ALLOCATIONS = {"empty", "empty_like", "empty_strided", "new_empty", "new_empty_strided"}
 
 
-class StrayTensor(AssertionError):
+class StrayTensorError(AssertionError):
     """A tensor of the CPU met one of the GPU between two settlings."""
 
 
@@ -121,7 +121,7 @@ class FakeGpu(TorchDispatchMode):
         settlings: how many there were.
 
     Raises:
-        StrayTensor, FakeTensorDeviceMismatchError: a tensor of the CPU among those of the GPU.
+        StrayTensorError, FakeTensorDeviceMismatchError: a tensor of the CPU among those of the GPU.
         DataDependentOutputException, DynamicOutputShapeException: the host reads.
     """
 
@@ -210,7 +210,7 @@ class FakeGpu(TorchDispatchMode):
         # A number may be a tensor of the CPU, but for a kernel, which is given an address.
         stray = [one for one in tensors if not one.is_cuda and (one.ndim or ours)]
         if on_gpu and stray:
-            raise StrayTensor(f"{name} meets a tensor of the CPU, at {place}")
+            raise StrayTensorError(f"{name} meets a tensor of the CPU, at {place}")
         if self._is_counting and on_gpu and not (func.is_view or name in _ALLOCATIONS):
             self.iterations[-1].append(Launch(name, KERNELS[name] if ours else 1, place))
 
