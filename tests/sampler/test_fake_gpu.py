@@ -1,4 +1,4 @@
-"""The loop on a GPU that is not here: nothing strays to the CPU or is read; launches are counted."""
+"""The loop on a GPU that is not here: nothing strays to the CPU, nothing is read, few launches."""
 
 from __future__ import annotations
 
