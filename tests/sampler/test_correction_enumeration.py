@@ -147,8 +147,7 @@ def enumerated(case: Case, monkeypatch: pytest.MonkeyPatch) -> float:
         rows=torch.arange(rows),
         position=position,
         seed=position,
-        iteration=7,
-        begun=None,
+        when={"iteration": 7, "begun": None},
         columns=lambda: columns,
         standing=lambda: stood.repeat(rows, 1),
     )

@@ -95,8 +95,7 @@ def test_every_pass_reads_the_drafts_of_the_pass_before(monkeypatch: pytest.Monk
         rows=zero,
         position=one,
         seed=zero,
-        iteration=1,
-        begun=None,
+        when={"iteration": 1, "begun": None},
         columns=lambda: torch.tensor([[1, 2, 3]]),
         standing=lambda: torch.zeros(1, 8, dtype=torch.int64),
     )
