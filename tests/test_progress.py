@@ -172,7 +172,8 @@ def test_drawing_with_the_demo_writes_lines_without_a_terminal(
 ) -> None:
     """Kills: a bar, or lines that do not say how many pictures there are."""
     processor = JanusProcessor.from_pretrained(folder)
-    janus.generation_config = build_generation_config(processor.tokenizer, guidance=2.0)
+    config = build_generation_config(processor.tokenizer, guidance=2.0)
+    monkeypatch.setattr(janus, "generation_config", config)  # other tests share the model
     monkeypatch.setattr(progress, "EVERY", 0.002)
     draw(janus, processor, [RING] * 4, guidance=2.0, seed=0, batch=2)
     assert "to go" in printed.line("drawing at guidance 2.0: 2 of 4 pictures")

@@ -11,6 +11,8 @@ import torch
 from torch import Tensor
 
 import sjd2
+from sjd2.models import family_of
+from sjd2.patching import install, method_of
 from sjd2.protocol import Geometry
 from sjd2.sampler import decode
 from sjd2.sampler.graphs import Graphs
@@ -37,9 +39,9 @@ def small_janus(length: int = 16) -> Any:
 def taped(janus: Any, **options: Any) -> Tape:
     """Accelerate a model as `cuda_graphs=True` does on a GPU; what records its iterations."""
     tape = Tape()
-    method, companions = sjd2.patching.method_of(janus, backend="triton", **options)
+    method, companions = method_of(janus, backend="triton", **options)
     method = replace(method, graphs=Graphs(tape, EXTENTS, grain=8))
-    sjd2.patching.install(janus, method, companions)
+    install(janus, method, companions)
     return tape
 
 
@@ -200,7 +202,7 @@ def test_pictures_that_begin_in_freed_rows_are_replayed(mode: str) -> None:
     ]
     tape = taped(janus, **options)
     hook = janus.generate
-    family = sjd2.models.family_of(janus)
+    family = family_of(janus)
     inputs = [
         {"input_ids": PROMPTS[row : row + 1], "attention_mask": MASK[row : row + 1]}
         for row in range(6)
@@ -222,7 +224,7 @@ def test_a_call_inside_of_another_leaves_its_tensors_alone() -> None:
     options, row = options_of(janus, "maximal"), slice(0, 1)
     expected = [drawn_by_the_loop(janus, options, rows=row, seed=seed)[0] for seed in (3, 4)]
     taped(janus, **options_of(janus, "maximal"))
-    family = sjd2.models.family_of(janus)
+    family = family_of(janus)
     inside: list[Tensor] = []
 
     def look(now: Iteration) -> None:
