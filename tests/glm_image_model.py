@@ -13,7 +13,9 @@ PICTURE, PREVIEW = (4, 6), (2, 3)
 SOURCE = (3, 2)
 
 
-def tiny_glm_image(codes: int = CODES, attention: str = "sdpa") -> GlmImageForConditionalGeneration:
+def tiny_glm_image(
+    codes: int = CODES, attention: str = "sdpa", patch: int = 8
+) -> GlmImageForConditionalGeneration:
     """Random weights, loud enough for pictures that differ; begin and end stand behind the codes.
 
     Behind these are words: the placeholder of a picture and the padding last.
@@ -41,7 +43,7 @@ def tiny_glm_image(codes: int = CODES, attention: str = "sdpa") -> GlmImageForCo
     vision = {"depth": 1, "hidden_size": 16, "num_heads": 2, "intermediate_size": 24}
     config = GlmImageConfig(
         text_config=text,
-        vision_config={**vision, "image_size": 64, "patch_size": 8},
+        vision_config={**vision, "image_size": 64, "patch_size": patch},
         vq_config={"embed_dim": 8, "num_embeddings": codes, "latent_channels": 16},
         image_token_id=words - 2,
         image_start_token_id=codes,
