@@ -118,9 +118,14 @@ def rows_of(model: Any, batch: int, device: str) -> list[Row]:
     return rows
 
 
+def recorded(rows: list[Row]) -> list[tuple[Row, Row]]:
+    """Rows of recorded iterations, each behind that of launched ones."""
+    return [(a, b) for a, b in pairwise(rows) if "recorded" in b.name]
+
+
 def advice(rows: list[Row]) -> str:
     """What to set, by these rows."""
-    pairs = [(a, b) for a, b in pairwise(rows) if "recorded" in b.name]
+    pairs = recorded(rows)
     if not pairs:
         return "no GPU here: iterations are not recorded"
     share = math.prod(b.milliseconds / a.milliseconds for a, b in pairs) ** (1 / len(pairs))
@@ -155,8 +160,8 @@ def main() -> int:
             cells = [[one.name, f"{one.milliseconds:.2f}", f"{one.seconds:.2f}"] for one in rows]
             print(f"\n{shape}, batch {batch}\n\n{table(['', 'ms a forward', 'seconds'], cells)}")
             print(advice(rows), flush=True)
-            for a, b in pairwise(rows):
-                if "recorded" in b.name and a.tokens is not None and b.tokens is not None:
+            for a, b in recorded(rows):
+                if a.tokens is not None and b.tokens is not None:
                     same = float((a.tokens == b.tokens).float().mean())
                     print(f"{b.name}: {100 * same:.1f} % of the tokens of the loop")
             found += [

@@ -10,6 +10,7 @@ from collections.abc import Iterator
 from typing import Any
 
 import torch
+from torch import nn
 
 
 def device_of(model: Any) -> torch.device:
@@ -34,6 +35,11 @@ def bring(model: Any) -> None:
     for hook in _hooks(model):
         if any(kind.__name__ == "CpuOffload" for kind in type(hook).__mro__):
             hook.pre_forward(model)
+
+
+def is_offloaded(module: nn.Module) -> bool:
+    """Whether weights of a module, or of a part of it, are brought to where it computes."""
+    return any(True for part in module.modules() for _ in _hooks(part))
 
 
 def _as_tensors_say(device: torch.device) -> torch.device:

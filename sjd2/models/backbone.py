@@ -14,8 +14,8 @@ import torch
 from torch import Tensor
 from transformers import Cache
 
-# Of every backbone; windows of several threads may run it at once.
 _SHAPES = 1024  # that a forward may be compiled for; dynamo's default of 8 is two batch sizes
+# Of every backbone; windows of several threads may run it at once.
 _LOCKS: WeakKeyDictionary[Any, Any] = WeakKeyDictionary()
 
 

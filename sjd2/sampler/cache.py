@@ -41,6 +41,7 @@ class WindowCache(Cache):
         self.bucket = 1  # extents are multiples of this many entries
         self.extent = 0  # attention reads no further
         self.is_compiled = False  # whether forwards that write here are compiled
+        # `kv_append`, its implementation chosen here: a compiled forward cannot ask which it is.
         self._append = implementation(device).kv_append
 
     def fill(self, past: Past) -> None:
@@ -68,7 +69,7 @@ class WindowCache(Cache):
     def reach(self, width: int) -> int:
         """The extent of a window of `width` entries, by what the host knows."""
         self._reached = min(self._longest + width, self.capacity)
-        self.extent = min(-(-self._reached // self.bucket) * self.bucket, self.capacity)
+        self.extent = -(-self._reached // self.bucket) * self.bucket
         return self.extent
 
     def update(

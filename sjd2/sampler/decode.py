@@ -81,8 +81,6 @@ def draw(
 ) -> None:
     """Iterate until all pictures of a state are drawn, or a watcher ends it."""
     hidden = prefill(model, state)
-    # Prompts are of any width, windows of one.
-    state.cache.is_compiled = state.is_compiled
     run = method.run(partial(predict, model, state, method), state, redraft)
     while state.drawing:
         iterate(run, watching, hidden)

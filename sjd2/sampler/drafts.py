@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, NamedTuple, Protocol
+from typing import TYPE_CHECKING, ClassVar, NamedTuple, Protocol
 
 from torch import Tensor
 
@@ -27,7 +27,14 @@ class Slots(NamedTuple):
 
 
 class Drafts(Protocol):
-    """The drafts of a call, with whatever they carry beside their tokens."""
+    """The drafts of a call, with whatever they carry beside their tokens.
+
+    Attributes:
+        READ_BY_ITERATIONS: names of the attributes that hold what `feed` and `advance` read, for
+            recordings (`sjd2/sampler/graphs.py`).
+    """
+
+    READ_BY_ITERATIONS: ClassVar[tuple[str, ...]]
 
     def feed(self, state: DecodingState) -> Slots:
         """What the slots of the window are fed."""
@@ -51,7 +58,7 @@ class Drafts(Protocol):
 class TokenDrafts:
     """Drafts that are tokens all along."""
 
-    READ_BY_ITERATIONS = ()
+    READ_BY_ITERATIONS: ClassVar[tuple[str, ...]] = ()
 
     def feed(self, state: DecodingState) -> Slots:
         """See `Drafts`."""

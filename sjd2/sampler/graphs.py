@@ -24,6 +24,7 @@ import torch
 from torch import Tensor
 
 from sjd2.kernels import Verdict
+from sjd2.placement import is_offloaded
 from sjd2.protocol import Geometry
 from sjd2.sampler.state import DecodingState
 from sjd2.sampler.watchers import Iteration
@@ -160,7 +161,7 @@ class Graphs:
         if obstacle is None:
             return Replay(self, loop)
         warnings.warn(
-            f"cuda_graphs=True: {obstacle}; iterations are launched one by one", stacklevel=5
+            f"cuda_graphs=True: {obstacle}; iterations are launched one by one", stacklevel=8
         )
         return loop
 
@@ -254,7 +255,7 @@ def _obstacle(state: DecodingState) -> str | None:
         return f"the {state.backend} operations read from the device"
     if state.sampling.processors:
         return "logits processors run on the host"
-    if any(hasattr(layer, "_hf_hook") for layer in state.model.backbone.modules()):
+    if is_offloaded(state.model.backbone):
         return "the weights are brought to the device by hooks"
     return None
 

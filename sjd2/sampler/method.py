@@ -36,6 +36,7 @@ from sjd2.companions.corrector import Corrector
 from sjd2.config import DecodingConfig
 from sjd2.kernels import Rules, Verdict, verify_window
 from sjd2.kernels._dispatch import select, using
+from sjd2.placement import is_offloaded
 from sjd2.protocol import ImageModel, Request, Sampling
 from sjd2.sampler.correction import Correction
 from sjd2.sampler.drafts import Drafts, Slots, TokenDrafts, token_drafts
@@ -96,7 +97,12 @@ class Method:
         state: DecodingState,
         redraft: Redraft,
     ) -> Run:
-        """What runs the iterations of a call; see `Loop` for the arguments."""
+        """What runs the iterations of a call; see `Loop` for the arguments.
+
+        The prompts are cached by now: they are of any width, windows of one.
+        """
+        if self.config.compile:
+            compile_forwards(state)
         loop = Loop(forward, state, redraft)
         return loop if self.graphs is None else self.graphs.run(loop)
 
@@ -119,8 +125,6 @@ class Method:
         with using(backend):
             state = self._state(model, request, seeds, images or request.images, backend.name)
             with self.drafts(model, state) as state.drafts:
-                if self.config.compile:
-                    compile_forwards(model, state)
                 yield state
 
     def _state(
@@ -140,18 +144,18 @@ class Method:
         return DecodingState(model, request, list(seeds), rules, width, first, backend)
 
 
-def compile_forwards(model: ImageModel, state: DecodingState) -> None:
+def compile_forwards(state: DecodingState) -> None:
     """Let the forwards of a state's windows be compiled, or say why they are not."""
     obstacle = None
     if not isinstance(state.drafts, TokenDrafts):
         obstacle = "an adapter acts on the layers"
-    elif any(hasattr(layer, "_hf_hook") for layer in model.backbone.modules()):
+    elif is_offloaded(state.model.backbone):
         obstacle = "the weights are brought to the device by hooks"
     if obstacle is None:
-        state.is_compiled = True
+        state.cache.is_compiled = True
         state.fix()
     else:
-        warnings.warn(f"compile=True: {obstacle}; forwards are not compiled", stacklevel=6)
+        warnings.warn(f"compile=True: {obstacle}; forwards are not compiled", stacklevel=8)
 
 
 def resolve(config: DecodingConfig, companions: Companions | None = None) -> Method:

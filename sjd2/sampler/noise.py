@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from threading import get_ident
-from typing import Protocol
+from typing import ClassVar, Protocol
 
 import torch
 from torch import Tensor
@@ -84,7 +84,9 @@ class NoisyDrafts:
     RNG: counter-addressed Philox, stream EMBED: a position's noise is that of its seed, for good.
     """
 
-    READ_BY_ITERATIONS = ("steps", "embeddings", "levels", "mean", "std", "table", "grammar")
+    READ_BY_ITERATIONS: ClassVar[tuple[str, ...]] = (
+        *("steps", "embeddings", "levels", "mean", "std", "table", "grammar"),
+    )
 
     def __init__(
         self,

@@ -48,7 +48,6 @@ class DecodingState:
     Attributes:
         iteration: number of the next one, from 1.
         clock: the number that operations know it by; the same, unless the state is fixed.
-        is_compiled: whether the forwards of its windows are compiled.
         is_fixed: whether its tensors keep their shapes, for a recorded iteration; see `fix`.
         drafts: what the slots are fed; tokens, unless a method sets another source.
         complete: tokens that every picture has, as far as the host knows.
@@ -103,8 +102,7 @@ class DecodingState:
         # The last entry that a token is drawn from.
         self.last_entry = self.cache.lengths + prompt.lengths + self.length - 2
         self.iteration = self.clock = 1
-        self.is_fixed = self.is_compiled = False
-        self.prefill_passes = 0
+        self.is_fixed, self.prefill_passes = False, 0
         self.complete = self.committed = 0
         self.drafts: Drafts = TokenDrafts()
         self.queue: Refill | None = None
