@@ -155,9 +155,9 @@ def auto_window(device: str, rows: int) -> int:
 
     A forward costs about what one token costs until so many slots are fed in all; wider windows
     save forwards, but cost more than they save. On a CPU, 128 slots (measured with the embedded
-    model, docs/scale.md), and never below 8, which are still faster than token by token there. On a
-    GPU, 256 slots (by the roofline of its arithmetic and its memory, not measured), down to one
-    slot a row, which is token by token.
+    model, docs/scale.md), of which a row gets at most 32 and never below 8, which are still faster
+    than token by token there. On a GPU, 256 slots (by the roofline of its arithmetic and its
+    memory, not measured), at most 64 for a row, down to one, which is token by token.
 
     Args:
         device: type, as torch names it.
@@ -167,7 +167,7 @@ def auto_window(device: str, rows: int) -> int:
         Slots, 1 to 64.
     """
     if device == "cpu":
-        return max(8, min(64, 128 // rows))
+        return max(8, min(32, 128 // rows))
     return max(1, min(64, 256 // rows))
 
 

@@ -79,7 +79,7 @@ def test_an_int_seed_means_consecutive_seeds() -> None:
 def test_auto_is_a_function_of_the_device_and_the_rows() -> None:
     """Kills: a window that grows with the batch, or that knows nothing of it; no way down to ar."""
     rows = (1, 2, 4, 8, 16, 32, 64, 128, 200, 1000)
-    assert [auto_window("cpu", one) for one in rows] == [64, 64, 32, 16, 8, 8, 8, 8, 8, 8]
+    assert [auto_window("cpu", one) for one in rows] == [32, 32, 32, 16, 8, 8, 8, 8, 8, 8]
     assert [auto_window("cuda", one) for one in rows] == [64, 64, 64, 32, 16, 8, 4, 2, 1, 1]
     assert [DecodingConfig().passes(device) for device in ("cpu", "cuda")] == [2, 4]
     assert [DecodingConfig(corrector_passes=3).passes(device) for device in ("cpu", "cuda")] == [
