@@ -7,6 +7,7 @@ address before it is used.
 
 from __future__ import annotations
 
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -27,8 +28,9 @@ class Guard:
 
     Args:
         patch: undone when the test ends.
-        far: programs of these axes are told to be that number, in a grid that is larger by it; what
-            they then read outside of their tensors is zero, and they write nothing there.
+        far: for a kernel an axis and a number: its programs are told to be further along the axis
+            by so much, in a grid that is larger by it; what they then read outside of their tensors
+            is zero, and they write nothing there.
 
     Attributes:
         launched: the kernels, by name.
@@ -39,7 +41,9 @@ class Guard:
             below all tensors: one that a product of 32 bits has turned negative.
     """
 
-    def __init__(self, patch: pytest.MonkeyPatch, far: dict[int, int] | None = None) -> None:
+    def __init__(
+        self, patch: pytest.MonkeyPatch, far: dict[str, tuple[int, int]] | None = None
+    ) -> None:
         self.far = far or {}
         self.launched: list[str] = []
         self.accesses = self.furthest = 0
@@ -49,6 +53,7 @@ class Guard:
 
         def begin(run: Any, given: Any, named: dict[str, Any]) -> Any:
             self.launched.append(run.fn.__name__)
+            self._far_off = self.far.get(run.fn.__name__)
             self._sea = Sea([one for one in (*given, *named.values()) if hasattr(one, "data_ptr")])
             here = [self._sea.place(one) for one in given]
             return here, {name: self._sea.place(one) for name, one in named.items()}
@@ -68,7 +73,8 @@ class Guard:
             set_program(*program)
 
         def number(held: Any, axis: int) -> Any:
-            found = np.array([held[axis] + self.far.get(axis, 0)], np.int32)
+            moved, further = self._far_off or (axis, 0)
+            found = np.array([held[axis] + further * (moved == axis)], np.int32)
             return interpreter.TensorHandle(found, interpreter.tl.int32)
 
         patch.setattr(executor, "_init_args_hst", begin)
@@ -77,19 +83,16 @@ class Guard:
         patch.setattr(builder, "create_masked_store", guarded_store)
         patch.setattr(builder, "set_grid_idx", backwards)
         if self.far:
-            patch.setattr(
-                builder, "create_get_program_id", lambda axis: number(builder.grid_idx, axis)
-            )
-            patch.setattr(
-                builder, "create_get_num_programs", lambda axis: number(builder.grid_dim, axis)
-            )
+            for asked, held in (("program_id", "grid_idx"), ("num_programs", "grid_dim")):
+                told = partial(lambda held, axis: number(getattr(builder, held), axis), held)
+                patch.setattr(builder, f"create_get_{asked}", told)
 
     def _inside(self, ptrs: Any, mask: Any, writer: int = 0) -> Any:
         """The mask of an access, without what is outside; raises as the class says."""
         at, active = np.broadcast_arrays(ptrs.data, mask.data)
         self.accesses += int(active.sum())
         used = at[active]
-        if not self.far:
+        if not self._far_off:
             self._sea.use(used, writer)
             return mask
         # Addresses are unsigned: what a negative offset makes of them may also be enormous.
