@@ -193,6 +193,9 @@ CALLS: dict[str, Callable[[Any], Results]] = {
         f"verify {name}": lambda module, rules=rules: decisions(verified(module, rules))
         for name, rules in RULES.items()
     },
+    "verify finished": lambda module: decisions(
+        verified(module, position=torch.tensor([3, LENGTH]))
+    ),
     **{
         f"verify {name}, again": lambda module, rules=RULES[name]: verified_twice(module, rules)
         for name in ("independent", "filtered")
@@ -204,7 +207,7 @@ CALLS: dict[str, Callable[[Any], Results]] = {
     "denoise": denoised,
     "denoise tiles": lambda module: denoised(module, 1500),
     "append": appended,
-    "append tiles": lambda module: appended(module, 401),
+    "append tiles": lambda module: appended(module, 601),
     "truncate": truncated,
     "compact": compacted,
     "compact tiles": lambda module: compacted(module, 230),
@@ -364,6 +367,7 @@ def test_the_guard_sees_an_access_outside(monkeypatch: pytest.MonkeyPatch) -> No
 FAR = {
     ("columns_kernel", "verify maximal"): (1, 50_000_000),
     ("columns_kernel", "verify filtered"): (1, 40_000_000),
+    ("columns_kernel", "verify independent, again"): (1, 50_000_000),
     ("rows_kernel", "verify maximal"): (1, 50_000_000),
     ("rows_kernel", "verify filtered"): (1, 40_000_000),
     ("shift_kernel", "correct"): (2, 60_000_000),
