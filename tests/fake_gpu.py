@@ -86,7 +86,10 @@ class Launch(NamedTuple):
 
 @cache
 def obstacle() -> str | None:
-    """Why there can be no fake GPU here, or None. The first call builds what it takes."""
+    """Why there can be no fake GPU here, or None. The first call builds what it takes.
+
+    The operations alone are faked without it, in tests/kernels/test_custom_ops.py.
+    """
     if torch.backends.cuda.is_built():
         return None  # FakeTensorMode sets a guard itself
     compiler = next(filter(None, map(shutil.which, ("c++", "g++", "clang++"))), None)

@@ -7,6 +7,8 @@ from typing import Any
 import pytest
 import torch
 from torch import Tensor
+from torch._subclasses.fake_tensor import FakeTensor, FakeTensorMode
+from torch.utils._pytree import tree_leaves
 
 from sjd2.kernels import Rules, Shifts, Verdict, first_window
 
@@ -120,6 +122,34 @@ def test_schema_and_fake_match_the_operation(name: str) -> None:
     """
     op = getattr(torch.ops.sjd2, name.partition(",")[0]).default
     torch.library.opcheck(op, CALLS[name]())
+
+
+@pytest.mark.parametrize("name", CALLS)
+def test_a_fake_is_on_the_gpu_and_laid_out_as_the_result(name: str) -> None:
+    """Also where there is no compiler, and so no fake GPU for the whole loop to run on.
+
+    Kills: an output made without a device; strides of another layout.
+    """
+    op, arguments = getattr(torch.ops.sjd2, name.partition(",")[0]), CALLS[name]()
+    gpu = torch.device("cuda", 0)
+
+    def moved(value: Any) -> Any:
+        if not isinstance(value, Tensor):
+            return value
+        held = torch.empty_strided(value.shape, value.stride(), dtype=value.dtype, device="meta")
+        return FakeTensor(mode, held, gpu)
+
+    with FakeTensorMode() as mode:
+        fakes = tree_leaves(op(*map(moved, arguments)))
+    found = tree_leaves(op(*arguments))
+    for fake, real in zip(fakes, found, strict=True):
+        if real is not None:
+            assert fake.device == gpu
+            assert (fake.shape, fake.stride(), fake.dtype) == (
+                real.shape,
+                real.stride(),
+                real.dtype,
+            )
 
 
 def test_every_operation_is_checked() -> None:
