@@ -95,8 +95,8 @@ def obstacle() -> str | None:
     compiler = next(filter(None, map(shutil.which, ("c++", "g++", "clang++"))), None)
     if compiler is None:
         return (
-            "a build of torch for CPUs needs a C++ compiler for a fake GPU; of the operations alone "
-            "tests/kernels/test_custom_ops.py has made sure"
+            "a build of torch for CPUs needs a C++ compiler for a fake GPU; the operations alone "
+            "are faked in tests/kernels/test_custom_ops.py"
         )
     torch_home = Path(torch.__file__).parent
     with tempfile.TemporaryDirectory() as folder:
@@ -116,11 +116,12 @@ def obstacle() -> str | None:
 
 
 class FakeGpu(TorchDispatchMode):
-    """Runs `generate` on a GPU that is not here, by the iteration.
+    """Runs `generate` and `decode_queue` on a GPU that is not here, by the iteration.
 
     The prompts are read and checked where numbers are, on the CPU: so far `generate` may wait for
     the host as it likes. From the request on everything is on the GPU. The host reads in settlings,
-    at the end of the call, and once for a corrector's weights; there it is told that rows advance.
+    at the end of the call, once for a corrector's weights and for a family's; there it is told that
+    rows advance. What it has made on the CPU itself it may read at any time.
 
     Args:
         patch: undone when the test ends.
@@ -161,7 +162,7 @@ class FakeGpu(TorchDispatchMode):
             (queue, "_check"),
         ):
             patch.setattr(owner, name, self._reading(getattr(owner, name)))
-        # What the host has made itself it may read: so much of it keeps its numbers.
+        # So large a tensor that the host has made keeps its numbers.
         patch.setattr(fake_tensor, "CONSTANT_NUMEL_LIMIT", 4096)
 
     def generate(
@@ -298,7 +299,7 @@ class FakeGpu(TorchDispatchMode):
             self._positions = self._positions_in(state)
             with self._host(*self._positions, state.length):
                 settle(state)
-            if state.queue is None or not state.queue.waiting:
+            if len(state.rows) < len(self._tables):
                 places = zip(self._tables, self._positions, strict=True)
                 self._tables = [row for row, at in places if at < state.length]
 
