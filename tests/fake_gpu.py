@@ -14,7 +14,7 @@ import subprocess
 import sys
 import tempfile
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from copy import deepcopy
 from dataclasses import fields, is_dataclass, replace
@@ -25,16 +25,20 @@ from typing import Any, NamedTuple
 import pytest
 import torch
 from torch import Tensor, nn
+from torch._subclasses import fake_tensor
 from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
 import sjd2
+from sjd2 import patching
 from sjd2.companions import Companions
 from sjd2.companions.corrector import Corrector
 from sjd2.models import family_of
 from sjd2.patching import install
-from sjd2.sampler import resolve
+from sjd2.sampler import queue, resolve
+from sjd2.sampler.method import Method
+from sjd2.sampler.queue import Drawn, Queue, decode_queue
 from sjd2.sampler.state import DecodingState
 from sjd2.sampler.stats import Account
 
@@ -48,7 +52,7 @@ C10_REGISTER_GUARD_IMPL(CUDA, NoOpDeviceGuardImpl<DeviceType::CUDA>)
 }
 """
 
-# Kernels of an operation of ours, counted by hand: no test compares them with what runs yet.
+# Kernels of an operation of ours; tests/kernels/test_bounds.py compares them with what runs.
 KERNELS = {
     "activate_window": 1,
     "commit_window": 1,
@@ -82,12 +86,18 @@ class Launch(NamedTuple):
 
 @cache
 def obstacle() -> str | None:
-    """Why there can be no fake GPU here, or None. The first call builds what it takes."""
+    """Why there can be no fake GPU here, or None. The first call builds what it takes.
+
+    The operations alone are faked without it, in tests/kernels/test_custom_ops.py.
+    """
     if torch.backends.cuda.is_built():
         return None  # FakeTensorMode sets a guard itself
     compiler = next(filter(None, map(shutil.which, ("c++", "g++", "clang++"))), None)
     if compiler is None:
-        return "a build of torch for CPUs needs a C++ compiler for a fake GPU"
+        return (
+            "a build of torch for CPUs needs a C++ compiler for a fake GPU; the operations alone "
+            "are faked in tests/kernels/test_custom_ops.py"
+        )
     torch_home = Path(torch.__file__).parent
     with tempfile.TemporaryDirectory() as folder:
         source, library = Path(folder) / "guard.cpp", Path(folder) / "guard.so"
@@ -106,11 +116,12 @@ def obstacle() -> str | None:
 
 
 class FakeGpu(TorchDispatchMode):
-    """Runs `generate` on a GPU that is not here, by the iteration.
+    """Runs `generate` and `decode_queue` on a GPU that is not here, by the iteration.
 
     The prompts are read and checked where numbers are, on the CPU: so far `generate` may wait for
     the host as it likes. From the request on everything is on the GPU. The host reads in settlings,
-    at the end of the call, and once for a corrector's weights; there it is told that rows advance.
+    at the end of the call, once for a corrector's weights and for a family's; there it is told that
+    rows advance. What it has made on the CPU itself it may read at any time.
 
     Args:
         patch: undone when the test ends.
@@ -133,28 +144,61 @@ class FakeGpu(TorchDispatchMode):
         self.settlings = 0
         self._told: list[int] | None = None  # what the host reads next; None: it may not
         self._is_counting = True
+        self._positions: list[int] = []  # told at the last settling
+        self._tables: list[int] = []  # the rows of the tables that are whose
         kind = type(self.family)
         patch.setattr(kind, "request", self._asked(kind.request))
         patch.setattr(kind, "hidden", self._forward(kind.hidden))
         patch.setattr(kind, "logits", self._outside(kind.logits))
         patch.setattr(DecodingState, "settle", self._settled(DecodingState.settle))
-        for owner, name in ((Account, "stats"), (Corrector, "shifts")):
+        patch.setattr(Queue, "_take_away", self._take(Queue._take_away))
+        patch.setattr(Queue, "refill", self._refill(Queue.refill))
+        for name in ("prefill", "iterate"):
+            patch.setattr(queue, name, self._strict(getattr(queue, name)))
+        for owner, name in (
+            (Account, "stats"),
+            (Corrector, "shifts"),
+            (patching, "family_of"),
+            (queue, "_check"),
+        ):
             patch.setattr(owner, name, self._reading(getattr(owner, name)))
+        # So large a tensor that the host has made keeps its numbers.
+        patch.setattr(fake_tensor, "CONSTANT_NUMEL_LIMIT", 4096)
 
     def generate(
         self, inputs: dict[str, Any], companions: Companions | None = None, **options: Any
     ) -> Any:
         """What `generate` makes of inputs that lie on the CPU; `options` are the settings."""
-        companions = companions or Companions()
-        on_gpu = replace(
-            companions,
-            adapter=self.put(companions.adapter),
-            corrector=self.put(companions.corrector),
-        )
-        method = resolve(sjd2.DecodingConfig(**options), on_gpu)
+        method, on_gpu = self._method(companions, options)
         model = install(self.put(self.twin), method, on_gpu)
         with self.tensors, self:
             return model.generate(**inputs)
+
+    def queue(
+        self,
+        inputs: Iterable[dict[str, Any]],
+        rows: int,
+        companions: Companions | None = None,
+        **options: Any,
+    ) -> list[Drawn]:
+        """The pictures that `decode_queue` draws of inputs that lie on the CPU.
+
+        One row finishes at a settling as long as others wait for it, then the rest.
+        """
+        method, _ = self._method(companions, options)
+        model, drawn = self.put(self.twin), []
+        with self.tensors, self:
+            family: Any = patching.family_of(model)
+            pictures = ((family.request(**one), seed) for seed, one in enumerate(inputs))
+            decode_queue(family, pictures, method, rows, drawn.append)
+        return drawn
+
+    def _method(self, companions: Companions | None, options: Any) -> tuple[Method, Companions]:
+        found = companions or Companions()
+        on_gpu = replace(
+            found, adapter=self.put(found.adapter), corrector=self.put(found.corrector)
+        )
+        return resolve(sjd2.DecodingConfig(**options), on_gpu), on_gpu
 
     def put(self, module: Any) -> Any:
         """A copy of a module on the GPU."""
@@ -192,9 +236,12 @@ class FakeGpu(TorchDispatchMode):
         return self.iterations[3:-1]
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        if self._told is not None and func is torch.ops.aten._local_scalar_dense.default:
+        is_read = func is torch.ops.aten._local_scalar_dense.default
+        if self._told is not None and is_read and args[0].constant is None:
             told = self._told.pop(0) if self._told else 0
             return torch.tensor(told).to(args[0].dtype).item() if args[0].is_cuda else told
+        if self._told is not None and func is torch.ops.aten.equal.default:
+            return True
         result = func(*args, **(kwargs or {}))
         if self.iterations and self._told is None:
             self._look(func, tree_leaves((args, kwargs, result)))
@@ -247,17 +294,61 @@ class FakeGpu(TorchDispatchMode):
 
     def _settled(self, settle: Callable[[DecodingState], None]) -> Callable[[DecodingState], None]:
         def settled(state: DecodingState) -> None:
-            """First one of several rows is finished, then few columns are left, then none."""
             self.settlings += 1
-            rows, length = len(state.rows), state.length
-            at = {1: length // 3, 2: length - 5}.get(self.settlings, length)
-            positions = [at] * rows
-            if rows > 1 and self.settlings == 1:
-                positions[0] = length
-            with self._host(*positions, length):
+            self._tables = self._tables or list(range(len(state.rows)))
+            self._positions = self._positions_in(state)
+            with self._host(*self._positions, state.length):
                 settle(state)
+            if len(state.rows) < len(self._tables):
+                places = zip(self._tables, self._positions, strict=True)
+                self._tables = [row for row, at in places if at < state.length]
 
         return settled
+
+    def _positions_in(self, state: DecodingState) -> list[int]:
+        """First one of several rows is finished, then few columns are left, then none.
+
+        In a queue one row is finished after the other while pictures wait, then all are.
+        """
+        rows, length = len(state.rows), state.length
+        if state.queue is not None:
+            ended = self.settlings - 1 if state.queue.waiting else None
+            return [length if ended in (None, row) else length // 3 for row in range(rows)]
+        at = {1: length // 3, 2: length - 5}.get(self.settlings, length)
+        positions = [at] * rows
+        if rows > 1 and self.settlings == 1:
+            positions[0] = length
+        return positions
+
+    def _take(self, take: Callable[..., None]) -> Callable[..., None]:
+        """In a settling of a queue the host reads which rows are whose."""
+
+        def taken(*args: Any) -> None:
+            with self._host(*self._tables):
+                take(*args)
+
+        return taken
+
+    def _refill(self, refill: Callable[..., None]) -> Callable[..., None]:
+        """Where nothing waits any more, the positions are read once more."""
+
+        def refilled(queue: Queue, state: DecodingState, finished: list[int]) -> None:
+            refill(queue, state, finished)
+            if not queue.waiting:
+                self._told = [*self._positions, state.length]
+
+        return refilled
+
+    def _strict(self, method: Callable[..., Any]) -> Callable[..., Any]:
+        """Forwards of pictures that begin in a settling: the host has told all that it tells."""
+
+        def strict(*args: Any) -> Any:
+            before, self._told = self._told, None
+            result = method(*args)
+            self._told = before
+            return result
+
+        return strict
 
     def _reading(self, method: Callable[..., Any]) -> Callable[..., Any]:
         def reading(*args: Any, **kwargs: Any) -> Any:
@@ -271,11 +362,11 @@ class FakeGpu(TorchDispatchMode):
     @contextmanager
     def _host(self, *told: int) -> Iterator[None]:
         """Inside the block the host may read: these numbers, and then zeros."""
-        self._told = list(told)
+        before, self._told = self._told, list(told)
         try:
             yield
         finally:
-            self._told = None
+            self._told = before
 
 
 def _place() -> str:

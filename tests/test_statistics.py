@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import ast
+from pathlib import Path
+
 import pytest
 import torch
 
@@ -68,3 +71,78 @@ def test_cells_that_must_be_empty_are() -> None:
     expected = torch.tensor([500.0, 0.0, 500.0])
     assert pearson(expected, expected, sees=1.0) == 0
     assert pearson(torch.tensor([500.0, 1.0, 499.0]), expected, sees=1.0) == float("inf")
+
+
+HERE = Path(__file__).parent
+DOORS = {"excess", "pearson", "strays", "excess_of_pictures"}
+OWNERS = {HERE / "statistics.py", HERE / "table_model.py", Path(__file__)}
+
+
+def without_a_twin(source: str) -> list[str]:
+    """The functions of a module that measure a bias and that no test expects both to pass and fail.
+
+    Such a function goes through a door of `tests/statistics.py`. A test expects it to pass with
+    `< 1` and to fail, given what is known to be bad, with `> 1`; or `(measured < 1) == is_right`.
+    """
+    functions = {
+        one.name: one for one in ast.parse(source).body if isinstance(one, ast.FunctionDef)
+    }
+    named = {
+        name: {one.id for one in ast.walk(function) if isinstance(one, ast.Name)}
+        for name, function in functions.items()
+    }
+
+    def reached(name: str, seen: set[str]) -> set[str]:
+        for other in (named[name] & functions.keys()) - seen:
+            seen |= reached(other, seen | {other})
+        return seen
+
+    measures = {name for name, function in functions.items() if _measures(function)}
+    expected: dict[str, set[str]] = {name: set() for name in measures}
+    for test in filter(lambda name: name.startswith("test_"), functions):
+        for measure in reached(test, {test}) & measures:
+            expected[measure] |= _expects(functions[test])
+    return sorted(name for name, found in expected.items() if found != {"<", ">"})
+
+
+def _measures(function: ast.FunctionDef) -> bool:
+    calls = [one for one in ast.walk(function) if isinstance(one, ast.Call)]
+    names = {ast.unparse(one.func).rpartition(".")[2] for one in calls if one.keywords or one.args}
+    told = [word.arg for one in calls for word in one.keywords]
+    return bool(names & DOORS) and "sees" in told
+
+
+def _expects(test: ast.FunctionDef) -> set[str]:
+    found: set[str] = set()
+    for one in ast.walk(test):
+        if isinstance(one, ast.Compare) and ast.unparse(one.comparators[-1]) == "1":
+            found |= {{ast.Lt: "<", ast.Gt: ">"}.get(type(one.ops[-1]), "")} - {""}
+        if isinstance(one, ast.Compare) and isinstance(one.ops[0], ast.Eq):
+            found |= {"<", ">"} if ast.unparse(one.left).endswith("< 1") else set()
+    return found
+
+
+def test_every_statistical_test_has_a_known_bad_twin() -> None:
+    """Kills: a statistic of which nobody knows that it can fail."""
+    modules = [path for path in HERE.rglob("*.py") if path not in OWNERS]
+    through = [path for path in modules if "sees=" in path.read_text()]
+    assert len(through) >= 11
+    assert {path.name: without_a_twin(path.read_text()) for path in through} == {
+        path.name: [] for path in through
+    }
+
+
+@pytest.mark.parametrize(
+    ("tests", "lacking"),
+    [
+        ("def test_right(): assert bias(1) < 1", ["bias"]),
+        ("def test_right(): assert bias(1) < 1\ndef test_wrong(): assert bias(2) > 1", []),
+        ("def test_wrong(): assert bias(2) > 1", ["bias"]),
+        ("def test_both(wrong): assert (bias(wrong) < 1) == (not wrong)", []),
+        ("def test_right(): assert other() < 1\ndef test_wrong(): assert bias(2) > 1", ["bias"]),
+    ],
+)
+def test_a_twin_that_is_missing_is_missed(tests: str, lacking: list[str]) -> None:
+    """Known-bad: modules of one measure."""
+    measure = "def bias(of):\n    return excess(of, 8, 1000, sees=0.5)\n"
+    assert without_a_twin(f"{measure}def other(): return 0\n{tests}\n") == lacking

@@ -7,8 +7,10 @@ from typing import Any
 import pytest
 import torch
 from torch import Tensor
+from torch._subclasses.fake_tensor import FakeTensor, FakeTensorMode
+from torch.utils._pytree import tree_leaves
 
-from sjd2.kernels import Rules, Verdict, first_window
+from sjd2.kernels import Rules, Shifts, Verdict, first_window
 
 pytest.importorskip("triton")
 from triton import knobs
@@ -32,24 +34,37 @@ def window_arguments(next_width: int) -> tuple[Any, ...]:
 
 
 def correction_arguments(is_processed: bool) -> tuple[Any, ...]:
+    """Of the first correction of a window, or of the second, whose drafts the first has drawn."""
     rank, offsets, tokens = 4, torch.tensor([1, 2]), torch.randint(VOCAB, (IMAGES, 20))
+    shifts = Shifts(torch.randn(2 * (VOCAB + 1), rank), offsets, torch.randn(VOCAB, rank))
+    rules, state = Rules(guidance_scale=2.0), torch.randn(IMAGES, WIDTH, rank)
+    at: dict[str, Any] = {"seed": SEED, "position": ZERO, "iteration": 1}
     logits = torch.randn(2 * IMAGES, WIDTH, VOCAB)
-    stats, state = torch.randn(IMAGES, WIDTH, 3), torch.randn(IMAGES, WIDTH, rank)
-    drafts = first_window(SEED, WIDTH, VOCAB)
-    target = torch.randn(IMAGES, WIDTH, VOCAB) if is_processed else logits
-    window = (
+    # Statistics of real logits: others are no distribution, and what is drawn from them is NaN.
+    scored = triton.verify_window(
+        logits, first_window(SEED, WIDTH, VOCAB), rules, length=20, **at
+    ).window
+    given, drafts = (scored, state, state.sigmoid(), tokens, shifts, rules), scored
+    if is_processed:
+        drafts = triton.correct_window(scored, *given, correction=1, **at)
+    target = (drafts.draft_logits, drafts.draft_stats, is_processed, drafts.offset)
+    forward = (logits, scored.draft_stats, scored.offset)
+    inner = (state, state.sigmoid(), tokens, *shifts)
+    return (
         drafts.slots,
         drafts.kinds,
-        target,
-        stats,
-        is_processed,
+        *target,
+        *forward,
+        *inner,
+        SEED,
         ZERO,
-        logits,
-        stats,
+        None,
+        1,
         ZERO,
+        2.0,
+        1.0,
+        0,
     )
-    inner = (state, state.sigmoid(), tokens, torch.randn(2 * (VOCAB + 1), rank), offsets)
-    return (*window, *inner, torch.randn(VOCAB, rank), SEED, ZERO, None, 1, ZERO, 2.0, 1.0, 0)
 
 
 def activation_arguments() -> tuple[Any, ...]:
@@ -102,9 +117,46 @@ CALLS = {
 
 @pytest.mark.parametrize("name", CALLS)
 def test_schema_and_fake_match_the_operation(name: str) -> None:
-    """Kills: an argument that is written but not declared so; a fake of another shape or dtype."""
+    """Kills: an argument that is written but not declared so; a fake of another shape or dtype; a
+    gradient that autograd cannot trace; another result under `torch.compile`.
+    """
     op = getattr(torch.ops.sjd2, name.partition(",")[0]).default
-    torch.library.opcheck(op, CALLS[name](), test_utils=("test_schema", "test_faketensor"))
+    torch.library.opcheck(op, CALLS[name]())
+
+
+@pytest.mark.parametrize("name", CALLS)
+def test_a_fake_is_on_the_gpu_and_laid_out_as_the_result(name: str) -> None:
+    """Also where there is no compiler, and so no fake GPU for the whole loop to run on.
+
+    Kills: an output made without a device; strides of another layout.
+    """
+    op, arguments = getattr(torch.ops.sjd2, name.partition(",")[0]), CALLS[name]()
+    gpu = torch.device("cuda", 0)
+
+    def moved(value: Any) -> Any:
+        if not isinstance(value, Tensor):
+            return value
+        held = torch.empty_strided(value.shape, value.stride(), dtype=value.dtype, device="meta")
+        return FakeTensor(mode, held, gpu)
+
+    with FakeTensorMode() as mode:
+        fakes = tree_leaves(op(*map(moved, arguments)))
+    found = tree_leaves(op(*arguments))
+    for fake, real in zip(fakes, found, strict=True):
+        if real is not None:
+            assert fake.device == gpu
+            assert (fake.shape, fake.stride(), fake.dtype) == (
+                real.shape,
+                real.stride(),
+                real.dtype,
+            )
+
+
+def test_every_operation_is_checked() -> None:
+    """Kills: an operation of ours that nobody has put into the list."""
+    registered = torch._C._dispatch_get_all_op_names()
+    ours = {name.removeprefix("sjd2::") for name in registered if name.startswith("sjd2::")}
+    assert ours == {name.partition(",")[0] for name in CALLS}
 
 
 def test_gradient_of_noisy_embed_is_registered() -> None:

@@ -53,13 +53,13 @@ def test_triton_draws_what_its_twins_draw(options: dict[str, Any]) -> None:
     assert torch.equal(tokens, expected)
 
 
+@pytest.mark.slow
 @interpreted
-@pytest.mark.parametrize(
-    "guidance", [2.0, pytest.param(1.0, id="known-bad", marks=pytest.mark.slow)]
-)
+@pytest.mark.parametrize("guidance", [2.0, pytest.param(1.35, id="known-bad")])
 def test_pictures_drawn_by_triton_follow_the_target_distribution(guidance: float) -> None:
     """So few pictures show a bias of 90 % of a probability in the mean, no smaller one: beside
-    this, `test_triton_draws_what_its_twins_draw`. Known to be bad is another guidance.
+    this, `test_triton_draws_what_its_twins_draw`. Known to be bad is another guidance,
+    a bias of 108 %.
 
     Kills: kernels and twins wrong in the same way where the twins are never sampled.
     """

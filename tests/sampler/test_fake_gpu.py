@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import cache
 from typing import Any
 
 import pytest
@@ -17,6 +18,9 @@ from torch._subclasses.fake_tensor import (
 from sjd2.companions import Companions, make_adapter, make_corrector
 from sjd2.models import family_of
 from sjd2.sampler import method
+from sjd2.sampler.queue import Queue
+from tests.family_models import FAMILIES
+from tests.glm_image_model import asked, tiny_glm_image
 from tests.janus_model import LENGTH, MASK, PROMPTS, tiny_janus
 
 pytest.importorskip("triton")
@@ -81,7 +85,7 @@ MODES: dict[str, tuple[tuple[str, ...], dict[str, Any], dict[str, Any]]] = {
 }
 
 
-@pytest.mark.parametrize("images", [1, 3])
+@pytest.mark.parametrize("images", [pytest.param(1, marks=pytest.mark.slow), 3])
 @pytest.mark.parametrize("mode", MODES)
 def test_no_tensor_strays_and_none_is_read(
     mode: str, images: int, model: Any, companions: Companions, monkeypatch: pytest.MonkeyPatch
@@ -103,6 +107,96 @@ def test_no_tensor_strays_and_none_is_read(
     assert {"verify_window", "commit_window", "noisy_embed"} <= names
     assert ("correct_window" in names) == ("corrector" in kinds)
     assert ("denoise_step" in names) == ("adapter" in kinds)
+
+
+def asked_of(name: str, picture: int, pictures: int) -> dict[str, Any]:
+    """What a call of a family's `generate` asks for: pictures from a number on."""
+    rows = slice(picture, picture + pictures)
+    if name == "glm_image":
+        inputs = asked(family(name)[0], images=rows.stop)
+        grids = {"image_grid_thw": inputs.pop("image_grid_thw")[2 * rows.start : 2 * rows.stop]}
+    elif name == "janus":
+        inputs, grids = {"input_ids": PROMPTS, "attention_mask": MASK}, {"guidance_scale": 3.0}
+        grids["generation_mode"] = "image"
+    else:
+        ids, mask = FAMILIES[name].prompts(4)
+        inputs, grids = {"input_ids": ids, "attention_mask": mask}, {"guidance_scale": 3.0}
+    return {**{key: one[rows] for key, one in inputs.items()}, **grids, "do_sample": True}
+
+
+@cache
+def family(name: str) -> tuple[Any, Companions]:
+    """A tiny model and its companions."""
+    makers = {"janus": tiny_janus, "glm_image": tiny_glm_image}
+    model = makers[name]() if name in makers else FAMILIES[name].make()
+    family = family_of(model)
+    return model, Companions(make_adapter(family, 4), make_corrector(family, 5))
+
+
+KINDS: dict[str, tuple[str, ...]] = {
+    "plain": (),
+    "corrected": ("corrector",),
+    "denoised and corrected": ("adapter", "corrector"),
+}
+
+
+@pytest.mark.parametrize("kinds", ["plain", "denoised and corrected"])
+@pytest.mark.parametrize("name", [*FAMILIES, "glm_image"])
+def test_no_tensor_of_a_family_strays_and_none_is_read(
+    name: str, kinds: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Kills: a grammar or positions left on the CPU; a forced token that the host looks at."""
+    model, companions = family(name)
+    gpu = FakeGpu(monkeypatch, model)
+    options = {"method": "sjd2"} if "denoised" in kinds else {}
+    found = companions.only(KINDS[kinds])
+    tokens = gpu.generate({**asked_of(name, 0, 3), "seed": 1}, found, window=4, **options)
+    assert tokens.device.type == "cuda"
+    assert gpu.settlings == 3
+    assert len(gpu.iterations) == 12
+
+
+@pytest.mark.parametrize("kinds", KINDS)
+@pytest.mark.parametrize(
+    "name",
+    [
+        "janus",
+        *(pytest.param(name, marks=pytest.mark.slow) for name in (*FAMILIES, "glm_image")),
+    ],
+)
+def test_no_tensor_of_a_queue_strays_and_none_is_read(
+    name: str, kinds: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Five pictures over three rows: two of them begin in a settling, by a forward of their own.
+
+    Kills: a read for every picture that begins, beside those of the settling; rows of the tables
+    that are looked up on the CPU.
+    """
+    model, companions = family(name)
+    gpu = FakeGpu(monkeypatch, model)
+    options = {"method": "sjd2"} if "denoised" in kinds else {}
+    pictures = [asked_of(name, number % 4, 1) for number in range(5)]
+    drawn = gpu.queue(pictures, 3, companions.only(KINDS[kinds]), window=4, **options)
+    assert [one.number for one in drawn] == list(range(5))
+    assert gpu.settlings == 4
+    assert len(gpu.iterations) == 4 * 4 + 2
+
+
+@pytest.mark.parametrize("after", [0, 4])
+def test_a_read_in_a_queue_is_found(after: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Known-bad: in a forward of the batch, and in the one with which a picture begins."""
+    gpu, seen = FakeGpu(monkeypatch, family("janus")[0]), []
+
+    def wrong(watching: Any, now: Any) -> None:
+        seen.append(now)
+        if len(seen) > after:
+            now.state.position.max().item()
+
+    monkeypatch.setattr(Queue, "iteration", wrong)
+    with pytest.raises(DataDependentOutputException):
+        gpu.queue([asked_of("janus", picture, 1) for picture in range(4)], 3, window=4)
+    assert len(seen) == after + 1
+    assert gpu.settlings == after // 4
 
 
 def read_of_a_number(logits: Tensor, given: dict[str, Any]) -> None:

@@ -202,27 +202,28 @@ def test_a_processor_sees_what_it_sees_where_a_picture_is_alone(janus: Any, name
 @pytest.mark.parametrize(
     ("guidance", "alike"),
     [
-        pytest.param(2.0, 1, id="right"),
-        pytest.param(1.2, 1, id="known-bad-guidance"),
-        pytest.param(2.0, 8, id="known-bad-seeds"),
+        pytest.param(1.3, 1, id="right"),
+        pytest.param(1.5, 1, id="known-bad-guidance"),
+        pytest.param(1.3, 4, id="known-bad-seeds"),
     ],
 )
 def test_a_queue_follows_the_target_distribution(guidance: float, alike: int) -> None:
     """1500 pictures show a bias of 33 % of a probability in the mean; that a picture is the same
     alone, where many are tested, is `test_a_picture_is_the_same_alone_and_from_a_queue`.
 
-    Known to be bad are pictures of another guidance, and those of which eight share their seed.
+    Known to be bad are pictures of another guidance, which is a bias of 48 %, and those of which
+    four share their seed.
 
     Kills: randomness that two pictures of a row share; a stale entry of the cache.
     """
-    model, guided = TableModel(length=4), Sampling(True, guidance_scale=2.0)
+    model, guided = TableModel(length=4), Sampling(True, guidance_scale=1.3)
     drawn = Sampling(True, guidance_scale=guidance)
     prompt = (2, 3, 1)
     pictures = [(make_request(model, [prompt], drawn), at // alike) for at in range(1500)]
     found, stats = queued(model, pictures, resolve(DecodingConfig(window=3)), 64)
     target = model.picture_probabilities(prompt, guided)
     excess = excess_of_pictures(torch.stack(found), target, model.vocab_size, sees=0.33)
-    assert (excess < 1) == (guidance == 2.0 and alike == 1)
+    assert (excess < 1) == (guidance == 1.3 and alike == 1)
     assert stats.tokens == 6000
 
 
