@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import re
 import threading
+from dataclasses import replace
 from itertools import product
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -11,6 +14,8 @@ import torch
 from torch import Tensor
 
 import sjd2
+from sjd2.patching import install
+from sjd2.sampler.method import resolve
 from tests.table_model import excess_of_pictures
 
 glm = pytest.importorskip("sjd2.models.glm_image")  # transformers has it from 5.1 on
@@ -25,6 +30,7 @@ from tests.glm_image_model import (  # noqa: E402
 
 TOKENS = {0: PICTURE[0] * PICTURE[1] + PREVIEW[0] * PREVIEW[1], 1: PICTURE[0] * PICTURE[1]}
 END = CODES + 1
+PAGE = Path(__file__).parents[2] / "docs" / "glm-image.md"
 
 
 @pytest.fixture(scope="module")
@@ -273,6 +279,43 @@ def test_a_corrector_speeds_up_and_changes_nothing(model: Any) -> None:
     sjd2.accelerate(model, corrector=corrector, verify="gumbel", window=9)
     assert torch.equal(model.generate(**inputs, do_sample=True, seed=2), expected)
     assert sjd2.decoding_stats(model).is_corrected
+
+
+def test_the_preview_may_be_the_draft(model: Any) -> None:
+    """The example of docs/glm-image.md, run as it stands there up to the published sizes.
+
+    Kills: drafts of another place, drafts that are not set.
+    """
+    examples = re.findall(r"```python\n(.*?)```", PAGE.read_text(), re.DOTALL)
+    (code,) = [code for code in examples if "def drafts_from_preview" in code]
+    names: dict[str, Any] = {}
+    exec(code.partition("\nmethod = ")[0], names)
+    inputs, small = asked(model, images=3), PREVIEW[0] * PREVIEW[1]
+    sjd2.accelerate(model, method="ar")
+    alone = model.generate(**inputs, do_sample=True, seed=4)
+    preview = alone[:, -TOKENS[0] - 1 :][:, :small].view(-1, *PREVIEW)
+    copied = torch.zeros(PICTURE, dtype=torch.bool)
+
+    def redrafting(state: Any) -> Any:
+        redraft = names["drafts_from_preview"](PREVIEW, PICTURE)(state)
+
+        def watched(now: Any) -> Any:
+            verdict = redraft(now)
+            last = state.position + verdict.accept_length + verdict.window.width - 1 - small
+            drafts = verdict.window.tokens[:, -1].tolist()
+            for row, place, draft in zip(state.rows, last.tolist(), drafts, strict=True):
+                if 0 <= place < copied.numel() and verdict.window.width == 5:
+                    y, x = divmod(place, PICTURE[1])
+                    assert draft == preview[row, y // 2, x // 2]
+                    copied[y, x] = True
+            return verdict
+
+        return watched
+
+    config = sjd2.DecodingConfig(window=5, verify="gumbel")
+    install(model, replace(resolve(config), redrafting=redrafting))
+    assert torch.equal(model.generate(**inputs, do_sample=True, seed=4), alone)
+    assert copied.any()
 
 
 def test_source_pictures_matter(model: Any) -> None:
