@@ -155,9 +155,15 @@ class Graphs:
     def __reduce__(self) -> tuple[Any, ...]:
         return type(self), (type(self.recorder)(), self.extents, self.grain)
 
-    def run(self, loop: Loop) -> Run:
-        """What runs the iterations of a call; the loop itself, with a warning, where it must."""
-        obstacle = self.recorder.obstacle(loop.state.rows.device) or _obstacle(loop.state)
+    def run(self, loop: Loop, obstacle: str | None = None) -> Run:
+        """What runs the iterations of a call; the loop itself, with a warning, where it must.
+
+        Args:
+            loop: of the call.
+            obstacle: why its iterations cannot be recorded, where the method knows of a reason.
+        """
+        obstacle = obstacle or self.recorder.obstacle(loop.state.rows.device)
+        obstacle = obstacle or _obstacle(loop.state)
         if obstacle is None:
             return Replay(self, loop)
         warnings.warn(

@@ -104,7 +104,12 @@ class Method:
         if self.config.compile:
             compile_forwards(state)
         loop = Loop(forward, state, redraft)
-        return loop if self.graphs is None else self.graphs.run(loop)
+        if self.graphs is None:
+            return loop
+        # What a closure holds would not be moved onto the tensors of a recording.
+        is_own = self.rule is not verify or getattr(redraft, "__closure__", None) is not None
+        obstacle = "a rule or re-drafting of your own may keep values on the host"
+        return self.graphs.run(loop, obstacle if is_own else None)
 
     @property
     def is_corrected(self) -> bool:

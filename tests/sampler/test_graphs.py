@@ -15,7 +15,8 @@ from sjd2.models import family_of
 from sjd2.patching import install, method_of
 from sjd2.protocol import Geometry
 from sjd2.sampler import decode
-from sjd2.sampler.graphs import Graphs
+from sjd2.sampler.graphs import Graphs, Loop
+from sjd2.sampler.method import keep
 from sjd2.sampler.queue import decode_queue
 from sjd2.sampler.state import DecodingState
 from sjd2.sampler.watchers import Iteration, OnIteration
@@ -277,6 +278,24 @@ def test_what_cannot_be_recorded_says_so_and_is_drawn_by_the_loop() -> None:
     taped(janus, window=WINDOW)
     with pytest.warns(UserWarning, match="processors run on the host"):
         draw(janus, seed=3, logits_processor=[lambda ids, scores: scores])
+
+
+def test_what_a_closure_keeps_is_not_replayed() -> None:
+    """Kills: a rule, or a re-drafting, that is asked while recording and never again."""
+    janus = small_janus(length=4)
+    taped(janus, window=2)
+    method: Any = janus.generate.method
+    kept: list[Any] = []
+
+    def redraft(now: Iteration) -> Any:
+        kept.append(now)
+        return now.verdict
+
+    own = replace(method, rule=lambda *what: kept)
+    for stateful, redrafting in ((own, keep), (method, redraft)):
+        with pytest.warns(UserWarning, match="rule or re-drafting of your own"):
+            run = stateful.run(None, None, redrafting)
+        assert isinstance(run, Loop)
 
 
 def test_recordings_stay_with_the_model_that_they_were_made_with() -> None:
