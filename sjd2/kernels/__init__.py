@@ -7,15 +7,27 @@ its Triton path in `triton.py` or `triton/`, and in `cpu.py` what makes the twin
 
 from sjd2.kernels.commit_window import commit_window
 from sjd2.kernels.correct_window import activate_window, correct_window
+from sjd2.kernels.denoise_window import denoise_window, embed_window
 from sjd2.kernels.kv_cache import kv_append, kv_compact, kv_truncate
 from sjd2.kernels.noisy_embed import denoise_step, noisy_embed
 from sjd2.kernels.token_log_probs import token_log_probs
-from sjd2.kernels.types import Coupling, DraftKind, Rules, Shifts, Start, Verdict, Verify, Window
+from sjd2.kernels.types import (
+    Coupling,
+    DraftKind,
+    Noise,
+    Rules,
+    Shifts,
+    Start,
+    Verdict,
+    Verify,
+    Window,
+)
 from sjd2.kernels.verify_window import first_window, verify_window
 
 __all__ = [
     "Coupling",
     "DraftKind",
+    "Noise",
     "Rules",
     "Shifts",
     "Start",
@@ -26,6 +38,8 @@ __all__ = [
     "commit_window",
     "correct_window",
     "denoise_step",
+    "denoise_window",
+    "embed_window",
     "first_window",
     "kv_append",
     "kv_compact",

@@ -142,6 +142,16 @@ class Shifts(NamedTuple):
     output: Tensor  # float32 [V, r]
 
 
+class Noise(NamedTuple):
+    """What a method makes of tokens that are fed as noise first; the same for all its windows."""
+
+    levels: Tensor  # float32 [K + 1], the timestep of a draft with 0, 1, ... K steps to go
+    most: Tensor  # int64 [W], the most steps that the draft of a column may have to go
+    mean: Tensor  # float32 [D], of the table's rows
+    std: Tensor  # float32 [D], of the table's rows
+    times: Tensor  # [K + 1, D], what is added to the input of a draft, by its steps to go
+
+
 @dataclass(frozen=True)
 class Rules:
     """What turns logits into the target distribution `p`, and drafts into committed tokens.

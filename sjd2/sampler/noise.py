@@ -13,8 +13,7 @@ from torch import Tensor
 
 from sjd2.companions.adapter import Adapter, Gate
 from sjd2.config import Schedule
-from sjd2.kernels import Verdict, denoise_step, noisy_embed
-from sjd2.kernels.verify_window.eager import grammar_at
+from sjd2.kernels import Noise, Verdict, denoise_window, embed_window
 from sjd2.protocol import ImageModel
 from sjd2.sampler.drafts import Drafts, Slots
 from sjd2.sampler.schedule import noise_levels, steps_allowed
@@ -85,7 +84,7 @@ class NoisyDrafts:
     """
 
     READ_BY_ITERATIONS: ClassVar[tuple[str, ...]] = (
-        *("steps", "embeddings", "levels", "mean", "std", "table", "grammar"),
+        *("steps", "embeddings", "noise", "table", "grammar"),
     )
 
     def __init__(
@@ -96,49 +95,33 @@ class NoisyDrafts:
     ) -> None:
         self.trajectory, self.gate = trajectory, gate
         self.table, self.grammar = state.table, state.geometry.grammar
-        self.levels = noise_levels(trajectory.steps, trajectory.schedule).to(self.table.device)
-        self.mean, self.std = table_statistics(self.table)
-        entering = torch.full_like(state.window.tokens, trajectory.steps)
-        self.steps = self._bounded(entering, state.position)  # int64 [B, W]
-        self.embeddings = self._enter(state.window.tokens, state)  # [B, W, D]
+        self.noise = noise_of(trajectory, state)
+        tokens = state.window.tokens
+        self.steps = torch.zeros_like(tokens)  # int64 [B, W]
+        self.embeddings = self.table[tokens]  # [B, W, D]
+        # All of these drafts enter, as if the window had slid by all of its columns.
+        self._denoise(tokens, torch.full_like(state.position, state.width), state)
 
     @property
     def timestep(self) -> Tensor:
         """The noise level of every draft, float32 [B, W] in [0, 1]."""
-        return self.levels[self.steps]
+        return self.noise.levels[self.steps]
 
     def feed(self, state: DecodingState) -> Slots:
         """See `Drafts`."""
-        window = state.window
-        clean = noisy_embed(window.slots[:, :1], self.table)
-        # The last draft is fed in no slot yet.
-        timestep, drafts = self.timestep[:, :-1], self.embeddings[:, :-1]
-        timed = (drafts + self.trajectory.adapter.time_embedding(timestep)).to(drafts.dtype)
-        drafts = torch.where(timestep.unsqueeze(-1) > 0, timed, drafts)
-        noisy = torch.cat((torch.zeros_like(window.slots[:, :1]), self.steps[:, :-1]), dim=1) > 0
-        self.gate.noisy = noisy.repeat(state.copies, 1)
-        return Slots(torch.cat((clean, drafts), dim=1).repeat(state.copies, 1, 1), noisy)
+        fed, self.gate.noisy = embed_window(
+            state.window.fed,
+            self.embeddings,
+            self.steps,
+            self.noise,
+            self.table,
+            copies=state.copies,
+        )
+        return Slots(fed, self.gate.noisy[: len(state.rows)])
 
     def advance(self, state: DecodingState, verdict: Verdict) -> None:
         """See `Drafts`: one denoising step on; what enters is noise."""
-        tokens = verdict.window.tokens
-        last = self.steps.shape[1] - 1
-        source = torch.arange(tokens.shape[1], device=tokens.device)
-        source = source + verdict.accept_length[:, None]
-        old, is_new = source.clamp(max=last), source > last
-        steps = self.steps.gather(1, old)
-        aged = torch.where(is_new, self.trajectory.steps, (steps - 1).clamp(min=0))
-        self.steps = self._bounded(aged, state.position)
-        rows = torch.arange(len(tokens), device=tokens.device)[:, None]
-        # A draft takes a step from its own level towards the token that now stands there.
-        refined = denoise_step(
-            self.embeddings[rows, old],
-            self.table[tokens],
-            self.levels[torch.where(is_new, 0, steps)],
-            self.levels[torch.where(is_new, 0, self.steps)],
-        )
-        entering = self._enter(tokens, state)
-        self.embeddings = torch.where(is_new.unsqueeze(-1), entering, refined)
+        self._denoise(verdict.window.tokens, verdict.accept_length, state)
 
     def narrow(self, width: int) -> None:
         """See `Drafts`."""
@@ -159,29 +142,30 @@ class NoisyDrafts:
         self.steps = self.steps.index_copy(0, rows, other.steps)
         self.embeddings = self.embeddings.index_copy(0, rows, other.embeddings)
 
-    def _bounded(self, steps: Tensor, position: Tensor) -> Tensor:
-        """Denoising steps [B, W] within what bands and grammar allow."""
-        if self.trajectory.staggered:
-            most = steps_allowed(
-                steps.shape[1], self.trajectory.steps, self.trajectory.width, steps.device
-            )
-            steps = torch.minimum(steps, most)
-        if self.grammar is not None:
-            forced = grammar_at(self.grammar, position, steps.shape[1]) >= 0
-            steps = steps.masked_fill(forced, 0)
-        return steps
-
-    def _enter(self, tokens: Tensor, state: DecodingState) -> Tensor:
-        """Embeddings of drafts that enter at their present levels: [B, W, D]."""
-        return noisy_embed(
+    def _denoise(self, tokens: Tensor, accept_length: Tensor, state: DecodingState) -> None:
+        self.embeddings, self.steps = denoise_window(
+            self.embeddings,
+            self.steps,
             tokens,
+            self.noise,
             self.table,
-            timestep=self.timestep,
-            mean=self.mean,
-            std=self.std,
+            accept_length=accept_length,
             seed=state.seed,
             position=state.position,
+            grammar=self.grammar,
         )
+
+
+def noise_of(trajectory: Trajectory, state: DecodingState) -> Noise:
+    """The levels of a trajectory, for windows of a state's embeddings."""
+    device = state.table.device
+    levels = noise_levels(trajectory.steps, trajectory.schedule).to(device)
+    most = steps_allowed(trajectory.width, trajectory.steps, trajectory.width, device)
+    if not trajectory.staggered:
+        most = torch.full_like(most, trajectory.steps)
+    mean, std = table_statistics(state.table)
+    times = trajectory.adapter.time_embedding(levels[None])[0]
+    return Noise(levels, most, mean, std, times)
 
 
 def table_statistics(table: Tensor) -> tuple[Tensor, Tensor]:

@@ -34,21 +34,21 @@ def verify_as_published(logits: Tensor, state: DecodingState, slots: Slots) -> V
 
     Source: arXiv 2510.08994, section 4.2.
     """
-    noise, window, rules = state.drafts, state.window, state.rules
-    assert isinstance(noise, NoisyDrafts)
-    drafts = _nearest(noise, window)
+    noisy, window, rules = state.drafts, state.window, state.rules
+    assert isinstance(noisy, NoisyDrafts)
+    drafts = _nearest(noisy, window)
     window = window._replace(slots=torch.cat((window.slots[:, :1], drafts), dim=1))
     independent = replace(rules, coupling="independent")
     verdict = verify_window(logits, window, independent, **state.place)
-    return retain(verdict, window, target_log_probs(logits, rules), noise.steps == 0)
+    return retain(verdict, window, target_log_probs(logits, rules), noisy.steps == 0)
 
 
-def _nearest(noise: NoisyDrafts, window: Window) -> Tensor:
+def _nearest(noisy: NoisyDrafts, window: Window) -> Tensor:
     """What noisy drafts stand for: the token whose embedding has the most similar direction."""
-    drafts = (noise.embeddings.float() - noise.mean) / noise.std
-    table = (noise.table.float() - noise.mean) / noise.std
+    mean, std = noisy.noise.mean, noisy.noise.std
+    drafts, table = ((one.float() - mean) / std for one in (noisy.embeddings, noisy.table))
     nearest = (normalize(drafts, dim=-1) @ normalize(table, dim=-1).T).argmax(dim=-1)
-    return torch.where(noise.steps > 0, nearest, window.tokens)
+    return torch.where(noisy.steps > 0, nearest, window.tokens)
 
 
 def retain(verdict: Verdict, window: Window, log_p: Tensor, clean: Tensor) -> Verdict:

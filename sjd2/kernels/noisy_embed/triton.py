@@ -31,6 +31,28 @@ def _direction(turns):
 
 
 @triton.jit
+def mixed(embedding, level, mean, std, seed, at, part, inside, BLOCK: tl.constexpr):
+    """A part of an embedding with noise of a level and a picture position: float32 [BLOCK]."""
+    dimensions = part * BLOCK + tl.arange(0, BLOCK)
+    centre = tl.load(mean + dimensions, mask=inside).to(tl.float32)
+    spread = tl.load(std + dimensions, mask=inside, other=1.0).to(tl.float32)
+    clean = (embedding.to(tl.float32) - centre) / spread
+    block = part * (BLOCK // 2) + tl.arange(0, BLOCK // 2)
+    first, second = philox.pair(seed, block, at, at * 0, _EMBED)
+    radius = tl.sqrt(-2.0 * tl.log(first))
+    cos, sin = _direction(second)
+    noise = tl.interleave(radius * cos, radius * sin)
+    return spread * ((1 - level) * clean + level * noise) + centre
+
+
+@triton.jit
+def denoised(old, clean, kept):
+    """A step towards a clean embedding, which keeps so much of the old: the dtype of `clean`."""
+    step = kept * old.to(tl.float32) + (1 - kept) * clean.to(tl.float32)
+    return step.to(clean.dtype)
+
+
+@triton.jit
 def embed_kernel(
     tokens,
     tokens_row,
@@ -63,16 +85,10 @@ def embed_kernel(
     if HAS_NOISE:
         level = tl.load(timestep + image * timestep_row + slot).to(tl.float32)
         if level > 0:
-            centre = tl.load(mean + dimensions, mask=inside).to(tl.float32)
-            spread = tl.load(std + dimensions, mask=inside, other=1.0).to(tl.float32)
-            clean = (embedding.to(tl.float32) - centre) / spread
-            block = part * (BLOCK // 2) + tl.arange(0, BLOCK // 2)
             at = tl.load(position + image).to(tl.int32) + slot
-            first, second = philox.pair(tl.load(seed + image), block, at, at * 0, _EMBED)
-            radius = tl.sqrt(-2.0 * tl.log(first))
-            cos, sin = _direction(second)
-            noise = tl.interleave(radius * cos, radius * sin)
-            noisy = spread * ((1 - level) * clean + level * noise) + centre
+            noisy = mixed(
+                embedding, level, mean, std, tl.load(seed + image), at, part, inside, BLOCK
+            )
             if HAS_TIME:
                 time = time_embedding + image * time_row + slot * time_slot + dimensions
                 noisy += tl.load(time, mask=inside).to(tl.float32)
@@ -95,9 +111,14 @@ def denoise_kernel(embeddings, clean, timestep, next_timestep, out, size, BLOCK:
     step = tl.load(clean + slot * size + dimensions, mask=inside)
     if kept > 0:
         old = tl.load(embeddings + slot * size + dimensions, mask=inside)
-        mixed = kept * old.to(tl.float32) + (1 - kept) * step.to(tl.float32)
-        step = mixed.to(step.dtype)
+        step = denoised(old, step, kept)
     tl.store(out + slot * size + dimensions, step, mask=inside)
+
+
+def block_of(size: int) -> int:
+    """Dimensions that a program takes, of `size`."""
+    block: int = min(_BLOCK, max(2, triton.next_power_of_2(size)))
+    return block
 
 
 @torch.library.custom_op("sjd2::noisy_embed", mutates_args=())
@@ -117,7 +138,7 @@ def _noisy_embed(
     out = table.new_empty(copies * images, width, size)
     # `table` is a placeholder for absent arguments, which the kernel does not read.
     time_row, time_slot = (0, 0) if time_embedding is None else time_embedding.stride()[:2]
-    embed_kernel[(width, images, triton.cdiv(size, _BLOCK))](
+    embed_kernel[(width, images, triton.cdiv(size, block_of(size)))](
         tokens=tokens,
         tokens_row=tokens.stride(0),
         table=table,
@@ -138,7 +159,7 @@ def _noisy_embed(
         size=size,
         HAS_NOISE=timestep is not None,
         HAS_TIME=time_embedding is not None,
-        BLOCK=min(_BLOCK, max(2, triton.next_power_of_2(size))),
+        BLOCK=block_of(size),
         num_warps=warps(128),
         **EXACT,
     )
@@ -183,14 +204,14 @@ def _denoise_step(
 ) -> Tensor:
     slots, size = timestep.numel(), embeddings.shape[-1]
     out = torch.empty_like(embeddings)
-    denoise_kernel[(slots, triton.cdiv(size, _BLOCK))](
+    denoise_kernel[(slots, triton.cdiv(size, block_of(size)))](
         embeddings=embeddings,
         clean=clean,
         timestep=timestep,
         next_timestep=next_timestep,
         out=out,
         size=size,
-        BLOCK=min(_BLOCK, max(2, triton.next_power_of_2(size))),
+        BLOCK=block_of(size),
         num_warps=warps(128),
         **EXACT,
     )
