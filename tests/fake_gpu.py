@@ -58,6 +58,8 @@ KERNELS = {
     "commit_window": 1,
     "correct_window": 2,
     "denoise_step": 1,
+    "denoise_window": 1,
+    "embed_window": 1,
     "kv_append": 1,
     "kv_compact": 1,
     "kv_truncate": 1,

@@ -17,7 +17,7 @@ from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 
 import sjd2.kernels
-from sjd2.kernels import Rules, Shifts, Verdict, Window, eager
+from sjd2.kernels import Noise, Rules, Shifts, Verdict, Window, eager
 from tests.kernels.test_triton_parity import random_logits
 
 pytest.importorskip("triton")
@@ -147,6 +147,36 @@ def denoised(module: Any, size: int = 7) -> Results:
     return {"step": module.denoise_step(old, clean, level, following)}
 
 
+def noise_of(size: int) -> Noise:
+    levels, most = torch.tensor([0.0, 0.2, 1.0]), torch.tensor([1, 2, 1])
+    return Noise(levels, most, random(size), random(size).abs() + 1, random(3, size))
+
+
+def window_denoised(module: Any, size: int = 7) -> Results:
+    """Of the last three columns of a window of two and of one of three."""
+    old, table = spaced(random(2, 2, size), torch.nan), spaced(random(11, size), torch.nan)
+    embeddings, steps = module.denoise_window(
+        old,
+        spaced(torch.tensor([[0, 2], [1, 1]]), 10**6),
+        spaced(torch.tensor([[0, 10, 3], [4, 4, 10]]), 10**6),
+        noise_of(size),
+        table,
+        accept_length=torch.tensor([1, 2]),
+        seed=SEED,
+        position=torch.tensor([0, 7]),
+        grammar=grammar_of(p4=3, p7=1),
+    )
+    return {"embeddings": embeddings, "steps": steps}
+
+
+def window_embedded(module: Any, size: int = 7) -> Results:
+    drafts, table = spaced(random(2, 3, size), torch.nan), spaced(random(11, size), torch.nan)
+    steps = spaced(torch.tensor([[0, 2, 1], [1, 0, 0]]), 10**6)
+    slots = spaced(torch.tensor([[0, 10, 3], [4, 4, 10]]), 10**6)
+    fed, noisy = module.embed_window(slots, drafts, steps, noise_of(size), table, copies=2)
+    return {"fed": fed, "noisy": noisy}
+
+
 def appended(module: Any, size: int = 5) -> Results:
     keys, values = random(2, 3, 8, size), random(2, 3, 8, size + 2)
     new_keys = spaced(random(2, 2, 3, size), torch.nan).transpose(1, 2)
@@ -206,6 +236,10 @@ CALLS: dict[str, Callable[[Any], Results]] = {
     "embed tiles": lambda module: embedded(module, 1500),
     "denoise": denoised,
     "denoise tiles": lambda module: denoised(module, 1500),
+    "denoise window": window_denoised,
+    "denoise window tiles": lambda module: window_denoised(module, 1500),
+    "embed window": window_embedded,
+    "embed window tiles": lambda module: window_embedded(module, 1500),
     "append": appended,
     "append tiles": lambda module: appended(module, 601),
     "truncate": truncated,
@@ -374,6 +408,8 @@ FAR = {
     ("activate_kernel", "correct"): (2, 150_000_000),
     ("embed_kernel", "embed"): (1, 110_000_000),
     ("denoise_kernel", "denoise"): (0, 400_000_000),
+    ("denoise_window_kernel", "denoise window"): (1, 110_000_000),
+    ("embed_window_kernel", "embed window"): (1, 110_000_000),
     ("append_kernel", "append"): (1, 100_000_000),
     ("compact_kernel", "compact"): (0, 100_000_000),
     ("commit_kernel", "commit"): (0, 800_000_000),

@@ -112,6 +112,28 @@ CALLS = {
         torch.full((IMAGES, WIDTH), 0.8),
         torch.full((IMAGES, WIDTH), 0.4),
     ),
+    "denoise_window": lambda: (
+        torch.randn(IMAGES, WIDTH, SIZE),
+        torch.tensor([[0, 1, 2], [1, 0, 1]]),
+        torch.randint(VOCAB, (IMAGES, WIDTH - 1)),
+        torch.tensor([0.0, 0.5, 1.0]),
+        torch.tensor([0, 1, 2]),
+        torch.randn(SIZE),
+        torch.rand(SIZE) + 0.5,
+        torch.randn(VOCAB, SIZE),
+        SEED + 1,
+        SEED,
+        ZERO,
+        None,
+    ),
+    "embed_window": lambda: (
+        torch.randint(VOCAB, (IMAGES, WIDTH)),
+        torch.randn(IMAGES, WIDTH, SIZE),
+        torch.tensor([[0, 1, 2], [1, 0, 1]]),
+        torch.randn(3, SIZE),
+        torch.randn(VOCAB, SIZE),
+        2,
+    ),
 }
 
 

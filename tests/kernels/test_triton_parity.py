@@ -14,7 +14,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from sjd2.kernels import Rules, Verdict, Window, eager
+from sjd2.kernels import Noise, Rules, Verdict, Window, eager
 
 pytest.importorskip("triton")
 from triton import knobs
@@ -351,6 +351,56 @@ def test_denoise_step_is_its_twin(dtype: torch.dtype, device: str) -> None:
     tolerance = 2e-6 if dtype == torch.float32 else 2.0**-7
     torch.testing.assert_close(found, expected, rtol=tolerance, atol=tolerance)
     assert torch.equal(found[0, 1:], clean[0, 1:])
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize("size", [1, 7, 1500])
+@pytest.mark.parametrize("forced", [False, True])
+def test_a_denoised_window_is_its_twin(
+    size: int, dtype: torch.dtype, forced: bool, device: str
+) -> None:
+    """Two slides of windows of five drafts, and of four in the end; what they are fed as.
+
+    Kills: the draft of another column, a step of another level, noise of another position.
+    """
+    generator = torch.Generator().manual_seed(0)
+    table = torch.randn(20, size, generator=generator).to(dtype).to(device)
+    noise = Noise(
+        levels=torch.tensor([0.0, 0.2, 0.7, 1.0], device=device),
+        most=torch.tensor([0, 1, 3, 2, 3], device=device),
+        mean=torch.randn(size, generator=generator).to(device),
+        std=torch.rand(size, generator=generator).to(device) + 0.5,
+        times=torch.randn(4, size, generator=generator).to(device),
+    )
+    at = {"seed": torch.tensor([1, 2**40, 3], device=device)}
+    if forced:
+        at["grammar"] = torch.full((9,), -1, device=device).index_fill(
+            0, torch.tensor([4, 8], device=device), 3
+        )
+    position = torch.tensor([0, 2, 100], device=device)
+    tolerance = 2e-6 if dtype == torch.float32 else 2.0**-7
+    embeddings, steps = table[torch.zeros(3, 5, dtype=torch.int64, device=device)], None
+    for length, width in (([5, 5, 5], 5), ([1, 3, 5], 5), ([2, 1, 1], 4)):
+        steps = torch.zeros(3, 5, dtype=torch.int64, device=device) if steps is None else steps
+        slots = torch.randint(20, (3, width + 1), generator=generator).to(device)
+        slide = torch.tensor(length, device=device)
+        position = position + slide
+        given = (embeddings, steps, slots[:, 1:], noise, table)
+        at |= {"accept_length": slide, "position": position}
+        expected, found = (module.denoise_window(*given, **at) for module in (eager, triton))
+        assert torch.equal(found[1], expected[1])
+        torch.testing.assert_close(found[0], expected[0], rtol=tolerance, atol=tolerance)
+        clean = expected[1] == 0
+        assert torch.equal(found[0][clean], table[slots[:, 1:]][clean])
+        embeddings, steps = expected
+        given = (slots[:, :-1], embeddings, steps, noise, table)
+        inputs, heard = (module.embed_window(*given, copies=2) for module in (eager, triton))
+        assert torch.equal(heard[1], inputs[1])
+        torch.testing.assert_close(heard[0], inputs[0], rtol=tolerance, atol=tolerance)
+        assert torch.equal(heard[1][:3, 1:], steps[:, :-1] > 0)
+        assert torch.equal(heard[0][~heard[1]], table[slots[:, :-1]].repeat(2, 1, 1)[~heard[1]])
+    assert steps is not None
+    assert (steps > 0).any()
 
 
 def cache(device: str, size: int = 4) -> Tensor:

@@ -15,6 +15,7 @@ from sjd2.kernels.verify_window.triton.columns import forced_at
 def denoise_window_kernel(
     embeddings,
     embeddings_row,
+    embeddings_slot,
     steps,
     steps_row,
     old_width,
@@ -57,7 +58,7 @@ def denoise_window_kernel(
         level = tl.load(levels + after)
         if source < old_width:
             kept = level / tl.load(levels + before)
-            was = embeddings + image * embeddings_row + old * size + dimensions
+            was = embeddings + image * embeddings_row + old * embeddings_slot + dimensions
             embedding = denoised(tl.load(was, mask=inside), embedding, kept)
         else:
             number = tl.load(seed + image)
@@ -74,6 +75,7 @@ def embed_window_kernel(
     slots_row,
     embeddings,
     embeddings_row,
+    embeddings_slot,
     steps,
     steps_row,
     times,
@@ -97,11 +99,10 @@ def embed_window_kernel(
     token = tl.load(slots + image * slots_row + slot)
     embedding = tl.load(table + token * table_row + dimensions, mask=inside)
     if to_go > 0:
-        noise = tl.load(
-            embeddings + image * embeddings_row + draft * size + dimensions, mask=inside
-        )
-        time = tl.load(times + to_go * size + dimensions, mask=inside)
-        embedding = (noise.to(tl.float32) + time.to(tl.float32)).to(embedding.dtype)
+        draft_at = embeddings + image * embeddings_row + draft * embeddings_slot
+        noise = tl.load(draft_at + dimensions, mask=inside).to(tl.float32)
+        time = tl.load(times + to_go * size + dimensions, mask=inside).to(tl.float32)
+        embedding = (noise + time).to(embedding.dtype)
     for copy in range(copies):
         entry = (copy * images + image) * width + slot
         tl.store(out + entry * size + dimensions, embedding, mask=inside)
@@ -130,6 +131,7 @@ def _denoise_window(
     denoise_window_kernel[(width, images, triton.cdiv(size, block_of(size)))](
         embeddings=embeddings,
         embeddings_row=embeddings.stride(0),
+        embeddings_slot=embeddings.stride(1),
         steps=steps,
         steps_row=steps.stride(0),
         old_width=steps.shape[1],
@@ -171,6 +173,7 @@ def _embed_window(
         slots_row=slots.stride(0),
         embeddings=embeddings,
         embeddings_row=embeddings.stride(0),
+        embeddings_slot=embeddings.stride(1),
         steps=steps,
         steps_row=steps.stride(0),
         times=times,
