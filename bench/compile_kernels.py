@@ -30,7 +30,7 @@ from triton.backends.compiler import GPUTarget
 from triton.compiler import ASTSource
 from triton.runtime.jit import JITFunction
 
-from sjd2.kernels import Rules, Shifts, Verdict, Window, tiles
+from sjd2.kernels import Noise, Rules, Shifts, Verdict, Window, tiles
 from sjd2.kernels import triton as kernels
 
 TARGETS = {
@@ -129,6 +129,15 @@ def _embed(dtype: torch.dtype, tokens: Tensor) -> Iterator[Launch]:
         lambda: kernels.noisy_embed(tokens, table, seed=where, position=where, copies=2, **noise),
     )
     yield from recorded(name, lambda: kernels.denoise_step(time, time, level, level))
+    steps, most = torch.zeros_like(tokens), torch.zeros(tokens.shape[1], dtype=torch.int64)
+    made_of = Noise(torch.zeros(5), most, mean, mean, torch.zeros(5, 4096))
+    at = {"accept_length": where, "seed": where, "position": where, "grammar": where}
+    yield from recorded(
+        name, lambda: kernels.denoise_window(time, steps, tokens, made_of, table, **at)
+    )
+    yield from recorded(
+        name, lambda: kernels.embed_window(tokens, time, steps, made_of, table, copies=2)
+    )
 
 
 def _verify(
