@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Literal
 
-import torch
+from torch import Tensor
 
 from sjd2.companions.corrector import Corrector
 from sjd2.kernels import Verdict, Window, activate_window, correct_window
@@ -31,44 +31,45 @@ class Correction:
         self.shifts = corrector.shifts(state.table)
 
     def correct(self, now: Iteration) -> Verdict:
-        """The verdict of an iteration, with another next window."""
-        state, verdict = now.state, now.verdict
-        scored, tokens = verdict.window, state.standing()
+        """The verdict of an iteration that was committed, with another next window."""
+        state, scored = now.state, now.verdict.window
+        text: dict[str, Tensor | None] = {"rows": state.rows, "grammar": self.grammar}
         added = self.corrector.read(now.hidden, len(state.rows))
         seen = activate_window(
             added,
-            tokens,
+            state.tokens,
             self.shifts,
-            position=state.position,
-            grammar=self.grammar,
+            position=state.position - now.verdict.accept_length,
+            window=state.window,
+            **text,
         )
-        position = state.position + verdict.accept_length
-        columns = position[:, None] + torch.arange(scored.width, device=position.device)
-        tokens.scatter_(1, state.columns(), verdict.tokens).scatter_(1, columns, scored.tokens)
 
-        def corrected(window: Window, scored: Window, first: int, correction: int) -> Window:
-            at = columns[:, first : first + window.width]
-            window = correct_window(
+        def corrected(window: Window, scored: Window, at: Tensor, correction: int) -> Window:
+            return correct_window(
                 window,
                 scored,
                 added,
                 seen,
-                tokens,
+                state.tokens,
                 self.shifts,
                 self.rules,
                 seed=state.seed,
-                position=at[:, 0],
+                position=at,
                 **state.when,
                 correction=correction,
-                grammar=self.grammar,
+                **text,
             )
-            tokens.scatter_(1, at, window.tokens)
-            return window
 
         window = scored
         if self.passes == "sweep":
-            alone = [corrected(one, one, first, 1) for first, one in enumerate(scored.split())]
-            return verdict._replace(window=Window.join(scored.slots[:, :1], alone))
-        for number in range(self.passes):
-            window = corrected(window, scored, 0, number + 1)
-        return verdict._replace(window=window)
+            columns = []
+            for number, column in enumerate(scored.split()):
+                at = state.position + number
+                columns.append(corrected(column, column, at, 1))
+                # Behind what is committed the pictures hold nothing: room for its neighbours to be.
+                state.tokens[state.rows, at] = columns[-1].tokens[:, 0]
+            window = Window.join(scored.slots[:, :1], columns)
+        else:
+            for number in range(self.passes):
+                window = corrected(window, scored, state.position, number + 1)
+        return now.verdict._replace(window=window)

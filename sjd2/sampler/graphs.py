@@ -63,7 +63,8 @@ class Loop(NamedTuple):
 
     def commit(self, now: Iteration) -> None:
         """See `Run`."""
-        self.state.commit(self.redraft(now))
+        self.state.commit(now.verdict)
+        self.state.slide(self.redraft(now))
 
 
 class Recorder(Protocol):

@@ -50,7 +50,8 @@ from sjd2.sampler.watchers import Iteration
 DraftSource = Callable[[ImageModel, DecodingState], AbstractContextManager[Drafts]]
 # (logits [R, W, V], state, slots) -> what becomes of every column of the window.
 Rule = Callable[[Tensor, DecodingState, Slots], Verdict]
-# What becomes of the drafts between two forwards: the verdict with another next window.
+# What becomes of the drafts between two forwards: the verdict, by now committed, with another next
+# window. The state's is still the one that was fed.
 Redraft = Callable[[Iteration], Verdict]
 
 

@@ -157,9 +157,15 @@ class DecodingState:
         return slots._replace(embeddings=torch.cat((ends, slots.embeddings[:, 1:]), dim=1))
 
     def commit(self, verdict: Verdict) -> None:
-        """Commit every row's own accept length; nothing is read back to the host."""
+        """Commit every row's own accept length; nothing is read back to the host.
+
+        The window is still the one that was fed, until it is made to `slide`.
+        """
         commit_window(verdict, self.rows, self.tokens, self.position)
         self.cache.truncate(verdict.accept_length)
+
+    def slide(self, verdict: Verdict) -> None:
+        """Go on with the next window of what was committed."""
         self.window = verdict.window
         self.drafts.advance(self, verdict)
         self.iteration += 1

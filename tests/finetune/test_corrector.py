@@ -105,7 +105,8 @@ def test_a_corrector_is_learned_as_it_is_applied() -> None:
     state = corrector.state(hidden)
     before, after = torch.randint(VOCAB, (2, rows, 20))
     kinds = torch.zeros(rows, width, dtype=torch.uint8)
-    window = Window(torch.zeros(rows, width + 1).long(), kinds, log_p, torch.zeros(rows).long())
+    slots = after.gather(1, position[:, None] - 1 + torch.arange(width + 1))
+    window = Window(slots, kinds, log_p, torch.zeros(rows).long())
     corrected = correct_window(
         window,
         window,

@@ -103,10 +103,14 @@ def corrected(module: Any, rank: int, width: int = 3, vocab: int = 17) -> Result
     window = verdict.window.narrow(width)
     offsets = torch.tensor([1, 2, 5])
     shifts = Shifts(random(3 * (vocab + 1), rank), offsets, random(vocab, rank))
-    tokens = spaced(torch.arange(2 * (LENGTH + width + 3)).view(2, -1) % vocab, 10**6)
+    tokens = spaced(torch.arange(3 * (LENGTH + width + 3)).view(3, -1) % vocab, 10**6)
+    rows = torch.tensor([2, 0])
     state, grammar = spaced(random(2, width, rank), torch.nan), grammar_of(p4=3, p7=1)
     position = torch.tensor([0, 1])
-    seen = module.activate_window(state, tokens, shifts, position=position, grammar=grammar)
+    fed = strided(eager.first_window(SEED, width, vocab))
+    text = {"rows": rows, "grammar": grammar}
+    seen = module.activate_window(state, tokens, shifts, position=position, window=fed, **text)
+    bare = module.activate_window(state, tokens[:2], shifts, position=position)
     after: Window = module.correct_window(
         strided(window),
         window,
@@ -119,10 +123,11 @@ def corrected(module: Any, rank: int, width: int = 3, vocab: int = 17) -> Result
         position=position + verdict.accept_length,
         iteration=1,
         correction=1,
-        grammar=grammar,
+        **text,
     )
     log_q = after.draft_logits.log_softmax(-1)
-    return {"slots": after.slots, "kinds": after.kinds, "seen": seen, "log q": log_q}
+    found = {"slots": after.slots, "kinds": after.kinds, "offset": after.offset}
+    return {**found, "seen": seen, "bare": bare, "log q": log_q}
 
 
 def embedded(module: Any, size: int = 7) -> Results:

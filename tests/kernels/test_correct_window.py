@@ -160,6 +160,47 @@ def test_columns_that_entered_beside_a_forced_token_are_left_alone(start: Any, d
     agree(17, 5, 3, where=device, rules=Rules(start=start), grammar={1: 3, 4: 5, 6: 1})
 
 
+@pytest.mark.parametrize("implementation", [eager, triton])
+def test_neighbours_are_those_of_the_window_and_of_the_row(implementation: Any) -> None:
+    """From the window's place on it is the window that says what stands where.
+
+    Kills: what the text says behind that place; the text of another picture.
+    """
+    generator = torch.Generator().manual_seed(1)
+    width, vocab = 3, 9
+    rows, position = torch.tensor([2, 0]), torch.tensor([1, 7])
+    given = torch.randint(vocab, (3, LENGTH), generator=generator)
+    window = eager.first_window(position, width, vocab)
+    columns = position[:, None] + torch.arange(width)
+    text, wrong = given[rows].scatter(1, columns, window.tokens), given.clone()
+    wrong[rows[:, None], columns] += 1
+    features = torch.randn(len(OFFSETS) * (vocab + 1), RANK, generator=generator)
+    shifts = Shifts(features, torch.tensor(OFFSETS), torch.randn(vocab, RANK, generator=generator))
+    state = torch.randn(2, width, RANK, generator=generator)
+    logits = random_logits(2, width, vocab, 1)
+    at: dict[str, Any] = {"seed": position, "position": position, "iteration": 1}
+    scored = implementation.verify_window(logits, window, Rules(), length=LENGTH, **at).window
+    scored = scored._replace(slots=window.slots, offset=torch.zeros(2, dtype=torch.int64))
+
+    def played(tokens: Tensor, *, is_told: bool) -> tuple[Tensor, Window]:
+        told: dict[str, Any] = {"rows": rows} if is_told else {}
+        seen = implementation.activate_window(
+            state, tokens, shifts, position=position, window=window if is_told else None, **told
+        )
+        corrected = implementation.correct_window(
+            scored, scored, state, seen * 0, tokens, shifts, Rules(), correction=1, **told, **at
+        )
+        return seen, corrected
+
+    (seen, corrected), (expected_seen, expected) = (
+        played(wrong, is_told=True),
+        played(text, is_told=False),
+    )
+    assert torch.equal(seen, expected_seen)
+    assert torch.equal(corrected.slots, expected.slots)
+    assert torch.equal(corrected.draft_logits, expected.draft_logits)
+
+
 def test_equal_neighbours_leave_a_draft_alone() -> None:
     """Kills: old and new neighbours read at different columns, a pass that draws for nothing."""
     generator = torch.Generator().manual_seed(1)

@@ -58,6 +58,7 @@ def correction_arguments(is_processed: bool) -> tuple[Any, ...]:
         *inner,
         SEED,
         ZERO,
+        SEED,
         None,
         1,
         ZERO,
@@ -69,7 +70,16 @@ def correction_arguments(is_processed: bool) -> tuple[Any, ...]:
 
 def activation_arguments() -> tuple[Any, ...]:
     tokens, features = torch.randint(VOCAB, (IMAGES, 20)), torch.randn(2 * (VOCAB + 1), 4)
-    return (torch.randn(IMAGES, WIDTH, 4), tokens, features, torch.tensor([1, 2]), ZERO, None)
+    return (
+        torch.randn(IMAGES, WIDTH, 4),
+        tokens,
+        features,
+        torch.tensor([1, 2]),
+        ZERO,
+        SEED,
+        first_window(SEED, WIDTH, VOCAB).slots,
+        None,
+    )
 
 
 def embed_arguments(table: Tensor) -> tuple[Any, ...]:

@@ -75,19 +75,30 @@ def test_a_second_correction_of_the_same_neighbours_changes_no_distribution() ->
     torch.testing.assert_close(corrected.draft_logits, log_p[:, slid:])
 
 
-def test_every_pass_reads_the_drafts_of_the_pass_before(monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize(
+    ("passes", "expected"),
+    [
+        (2, [(4, 7, 8, 9), (4, 17, 18, 19)]),
+        ("sweep", [(4, 7), (4, 17, 8), (4, 17, 18, 9)]),
+    ],
+)
+def test_every_pass_reads_the_drafts_of_the_pass_before(
+    passes: Any, expected: list[tuple[int, ...]], monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Kills: drafts of the pass before last, or of the forward, taken for neighbours."""
-    width = 3
-    read: list[list[int]] = []
+    width, zero, one = 3, torch.tensor([0]), torch.tensor([1])
+    # Position 0 has been committed; 1, 2 and 3 are the window's now.
+    pictures = torch.tensor([[4, 5, 6, 0, 0, 0]])
+    read: list[tuple[int, ...]] = []
 
     def one_more(window: Window, *args: Any, **kwargs: Any) -> Window:
-        read.append(args[3][0].tolist())
+        at = int(kwargs["position"])
+        read.append((*pictures[0, :at].tolist(), *window.tokens[0].tolist()))
         slots = torch.cat((window.slots[:, :1], window.tokens + 10), dim=1)
         return window._replace(slots=slots)
 
     monkeypatch.setattr(correction, "correct_window", one_more)
     monkeypatch.setattr(correction, "activate_window", lambda *args, **kwargs: None)
-    zero, one = torch.tensor([0]), torch.tensor([1])
     state: Any = SimpleNamespace(
         rules=Rules(),
         geometry=SimpleNamespace(grammar=None),
@@ -96,16 +107,15 @@ def test_every_pass_reads_the_drafts_of_the_pass_before(monkeypatch: pytest.Monk
         position=one,
         seed=zero,
         when={"iteration": 1, "begun": None},
-        columns=lambda: torch.tensor([[1, 2, 3]]),
-        standing=lambda: torch.zeros(1, 8, dtype=torch.int64),
+        tokens=pictures,
+        window=None,
     )
-    scored = Window(torch.tensor([[4, 7, 8, 9]]), torch.zeros(1, width), zero, one)
+    scored = Window(torch.tensor([[4, 7, 8, 9]]), torch.zeros(1, width), random(1, width, 2), one)
     verdict = Verdict(one, zero, torch.tensor([[4, 5, 6]]), scored)
     corrector: Any = SimpleNamespace(shifts=lambda table: None, read=lambda hidden, images: None)
     now: Any = SimpleNamespace(state=state, verdict=verdict, hidden=None)
-    Correction(state, corrector, 2).correct(now)
-    # Position 1 has been committed; 2, 3 and 4 are the window's now.
-    assert read == [[0, 4, 7, 8, 9, 0, 0, 0], [0, 4, 17, 18, 19, 0, 0, 0]]
+    Correction(state, corrector, passes).correct(now)
+    assert read == expected
 
 
 def test_the_first_rejected_draft_is_recovered_in_the_same_forward() -> None:

@@ -92,6 +92,7 @@ def test_an_iteration_reads_nothing_back(
         verdict = verify_window(logits, state.window, rules, grammar=model.grammar, **at)
         state.cache.open_window(6)
         state.commit(verdict)
+        state.slide(verdict)
     for ours, theirs in zip(verdict[:3], expected[:3], strict=True):
         assert torch.equal(ours, theirs)
     assert torch.equal(verdict.window.tokens, expected.window.tokens)

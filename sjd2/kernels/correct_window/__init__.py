@@ -14,15 +14,19 @@ def activate_window(
     shifts: Shifts,
     *,
     position: Tensor,
+    rows: Tensor | None = None,
+    window: Window | None = None,
     grammar: Tensor | None = None,
 ) -> Tensor:
     """The hidden layer of a corrector: `silu(state + sum of the neighbours' features)`.
 
     Args:
         state: float32 [B, W, r], the contribution of every column's hidden state.
-        tokens: int64 [B, L], the token at every picture position.
+        tokens: int64 [B', L], the token at every picture position.
         shifts: weights of the corrector.
         position: int64 [B], picture position of column 0.
+        rows: int64 [B], the row of `tokens` of each picture; None: its own.
+        window: its drafts stand from column 0 on, instead of what `tokens` say; None: these.
         grammar: int64 [length] or None; a forced token counts as no neighbour.
 
     Returns:
@@ -32,7 +36,7 @@ def activate_window(
     Reference: `kernels/correct_window/eager.py`.
     """
     activated: Tensor = implementation(state.device).activate_window(
-        state, tokens, shifts, position=position, grammar=grammar
+        state, tokens, shifts, position=position, rows=rows, window=window, grammar=grammar
     )
     return activated
 
@@ -51,6 +55,7 @@ def correct_window(
     iteration: int,
     begun: Tensor | None = None,
     correction: int,
+    rows: Tensor | None = None,
     grammar: Tensor | None = None,
 ) -> Window:
     """Re-draw every free draft from its corrected distribution, coupled to what it is now.
@@ -66,7 +71,8 @@ def correct_window(
         scored: the window that `verify_window` returned: its distributions are `p`, of W' columns.
         state: float32 [B, W', r], the contribution of that forward's hidden states.
         seen: float32 [B, W', r], `activate_window` given the neighbours that were fed.
-        tokens: int64 [B, L], the token at every picture position, drafts included.
+        tokens: int64 [B', L], the token at every picture position before the window, whose drafts
+            are neighbours as well.
         shifts: weights of the corrector.
         rules: those of the `verify_window` that returned `scored`.
         seed: int64 [B], one per picture.
@@ -75,6 +81,7 @@ def correct_window(
         begun: as for `verify_window`.
         correction: its number within this iteration, from 1; addresses fresh randomness under
             "ratio".
+        rows: int64 [B], the row of `tokens` of each picture; None: its own.
         grammar: int64 [length] or None; forced tokens stay.
 
     Returns:
@@ -97,6 +104,7 @@ def correct_window(
         iteration=iteration,
         begun=begun,
         correction=correction,
+        rows=rows,
         grammar=grammar,
     )
     return corrected

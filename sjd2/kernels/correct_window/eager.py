@@ -29,13 +29,20 @@ def activate_window(
     shifts: Shifts,
     *,
     position: Tensor,
+    rows: Tensor | None = None,
+    window: Window | None = None,
     grammar: Tensor | None = None,
 ) -> Tensor:
     """Eager twin of `sjd2.kernels.activate_window`; see there for the arguments."""
-    rows = neighbours(
+    if rows is not None:
+        tokens = tokens[rows]
+    if window is not None:
+        columns = position[:, None] + torch.arange(window.width, device=position.device)
+        tokens = tokens.scatter(1, columns, window.tokens)
+    beside = neighbours(
         tokens, shifts.offsets, len(shifts.features), position, state.shape[1], grammar
     )
-    return activation(state, rows, shifts.features)
+    return activation(state, beside, shifts.features)
 
 
 def correct_window(
@@ -52,12 +59,15 @@ def correct_window(
     iteration: int,
     begun: Tensor | None = None,
     correction: int,
+    rows: Tensor | None = None,
     grammar: Tensor | None = None,
 ) -> Window:
     """Eager twin of `sjd2.kernels.correct_window`; see there for the arguments."""
-    rows, at = torch.arange(len(seed), device=seed.device)[:, None], stored_at(scored)
-    was, state, log_p = seen[rows, at], state[rows, at], scored.draft_logits[rows, at]
-    now = activate_window(state, tokens, shifts, position=position, grammar=grammar)
+    images, at = torch.arange(len(seed), device=seed.device)[:, None], stored_at(scored)
+    was, state, log_p = seen[images, at], state[images, at], scored.draft_logits[images, at]
+    now = activate_window(
+        state, tokens, shifts, position=position, rows=rows, window=window, grammar=grammar
+    )
     if cpu.is_short(log_p, rules.top_k):
         scores = cpu.shift_the_possible(log_p, now - was, shifts.output)
     else:

@@ -13,7 +13,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from sjd2.kernels.correct_window.triton.activate import COLUMNS, INNER, activation
+from sjd2.kernels.correct_window.triton.activate import COLUMNS, INNER, activation, row_of
 from sjd2.kernels.target.triton import log_probabilities, scores
 from sjd2.kernels.tiles import EXACT, tiles_for, warps
 from sjd2.kernels.types import CORRECTIONS, DraftKind, Rules, Shifts, Window
@@ -42,6 +42,7 @@ def shift_kernel(
     seen,
     tokens,
     tokens_row,
+    rows,
     position,
     features,
     offsets,
@@ -51,6 +52,7 @@ def shift_kernel(
     scores_out,
     slots_out,
     kinds_out,
+    offset_out,
     vocab,
     width,
     rank,
@@ -58,6 +60,7 @@ def shift_kernel(
     cooling,
     OFFSETS: tl.constexpr,
     GUIDED: tl.constexpr,
+    HAS_ROWS: tl.constexpr,
     HAS_GRAMMAR: tl.constexpr,
     COLUMNS: tl.constexpr,
     TOKENS: tl.constexpr,
@@ -70,8 +73,11 @@ def shift_kernel(
     choices = (tl.program_id(1) * TOKENS + tl.arange(0, TOKENS))[None, :]
     inside = columns < width
     stored = tl.minimum(columns + tl.load(offset + image), logits_width - 1)
-    at = tl.load(position + image) + columns
+    first = tl.load(position + image)
+    at = first + columns
     entry = image * logits_width + stored
+    picture = tokens + row_of(rows, image, HAS_ROWS) * tokens_row
+    text = (picture, slots + image * slots_row + 1, first)
 
     shifted = tl.zeros((COLUMNS, TOKENS), tl.float32)
     for part in range(INNERS):
@@ -79,7 +85,7 @@ def shift_kernel(
         here = entry[:, None] * rank + inner
         now = activation(
             state + here,
-            tokens + image * tokens_row,
+            text,
             at,
             inside,
             features,
@@ -107,7 +113,7 @@ def shift_kernel(
     score = log_p + shifted
     if HAS_GRAMMAR:
         # A forced column has no distribution to correct, nor have columns that entered beside it.
-        beside = tl.load(position + image) - tl.load(offset + image) + stored
+        beside = first - tl.load(offset + image) + stored
         is_fixed = forced_at(grammar, beside, grammar_length) >= 0
         draft = tl.load(slots + image * slots_row + columns + 1, mask=inside, other=0)
         stays = tl.where(choices == draft[:, None], 0.0, -float("inf"))
@@ -122,6 +128,7 @@ def shift_kernel(
         tl.store(kinds_out + image * width + columns, kinds.to(tl.uint8), mask=inside)
         if tl.program_id(0) == 0:
             tl.store(slots_out + image * (width + 1), tl.load(slots + image * slots_row))
+            tl.store(offset_out + image, image * 0)
 
 
 @torch.library.custom_op("sjd2::correct_window", mutates_args=())
@@ -143,16 +150,17 @@ def _correct_window(
     output: Tensor,
     seed: Tensor,
     position: Tensor,
+    rows: Tensor | None,
     grammar: Tensor | None,
     iteration: int,
     begun: Tensor | None,
     guidance_scale: float,
     temperature: float,
     mode: int,
-) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
     images, width, (vocab, rank) = len(slots), kinds.shape[1], output.shape
     outputs = _outputs(slots, kinds, output)
-    next_slots, next_kinds, corrected, stats = outputs
+    next_slots, next_kinds, corrected, next_offset, stats = outputs
     guided = guidance_scale != 1.0
     shared: dict[str, Any] = {
         "slots": slots,
@@ -174,17 +182,20 @@ def _correct_window(
         seen=seen,
         tokens=tokens,
         tokens_row=tokens.stride(0),
+        rows=slots if rows is None else rows,
         features=features,
         offsets=offsets,
         output=output,
         scores_out=corrected,
         slots_out=next_slots,
         kinds_out=next_kinds,
+        offset_out=next_offset,
         width=width,
         rank=rank,
         cooling=1 / temperature,
         OFFSETS=len(offsets),
         GUIDED=guided,
+        HAS_ROWS=rows is not None,
         COLUMNS=COLUMNS,
         TOKENS=_TOKENS,
         INNER=INNER,
@@ -228,12 +239,15 @@ def _correct_window(
     return outputs
 
 
-def _outputs(slots: Tensor, kinds: Tensor, output: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+def _outputs(
+    slots: Tensor, kinds: Tensor, output: Tensor
+) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
     images, width = kinds.shape
     return (
         slots.new_empty(images, width + 1),
         kinds.new_empty(images, width),
         output.new_empty(images, width, len(output)),
+        slots.new_empty(images),
         output.new_empty(images, width, STATS.value),
     )
 
@@ -258,12 +272,13 @@ def correct_window(
     iteration: int,
     begun: Tensor | None = None,
     correction: int,
+    rows: Tensor | None = None,
     grammar: Tensor | None = None,
 ) -> Window:
     """Triton path of `sjd2.kernels.correct_window`; see there for the arguments."""
     assert window.draft_stats is not None
     assert scored.draft_stats is not None
-    slots, kinds, corrected, stats = _correct_window(
+    slots, kinds, corrected, offset, stats = _correct_window(
         window.slots,
         window.kinds,
         draft_logits=window.draft_logits,
@@ -281,6 +296,7 @@ def correct_window(
         output=shifts.output,
         seed=seed,
         position=position.contiguous(),
+        rows=rows,
         grammar=grammar,
         iteration=iteration + CORRECTIONS * correction,
         begun=begun,
@@ -288,4 +304,4 @@ def correct_window(
         temperature=rules.temperature,
         mode=MODES["maximal" if rules.verify == "ratio" else rules.verify],
     )
-    return Window(slots, kinds, corrected, torch.zeros_like(position), stats, is_processed=True)
+    return Window(slots, kinds, corrected, offset, stats, is_processed=True)

@@ -11,16 +11,28 @@ import triton.language as tl
 from torch import Tensor
 
 from sjd2.kernels.tiles import EXACT, warps
-from sjd2.kernels.types import Shifts
+from sjd2.kernels.types import Shifts, Window
 
 COLUMNS = 16  # of a program; `tl.dot` needs at least 16 rows
 INNER = 64  # units of the hidden layer at once
 
 
 @triton.jit
+def standing(text, where, known, nobody):
+    """The tokens at some picture positions, `nobody` where there are none.
+
+    `text` is (pointer to the picture, pointer to the drafts of its window, position of the first).
+    """
+    picture, drafts, first = text
+    token = tl.load(picture + where, mask=known & (where < first), other=nobody)
+    draft = tl.load(drafts + (where - first), mask=known & (where >= first), other=nobody)
+    return tl.where(where < first, token, draft)
+
+
+@triton.jit
 def activation(
     state,
-    tokens,
+    text,
     at,
     inside,
     features,
@@ -39,7 +51,7 @@ def activation(
     for number in tl.static_range(OFFSETS):
         where = at - tl.load(offsets + number)
         known = inside & (where >= 0)
-        token = tl.load(tokens + where, mask=known, other=nobody)
+        token = standing(text, where, known, nobody)
         if HAS_GRAMMAR:
             forced = tl.load(grammar + where, mask=known & (where < grammar_length), other=-1)
             token = tl.where(forced >= 0, nobody, token)
@@ -50,10 +62,22 @@ def activation(
 
 
 @triton.jit
+def row_of(rows, image, HAS_ROWS: tl.constexpr):
+    """The row of the tokens that a picture of the batch has."""
+    row = image
+    if HAS_ROWS:
+        row = tl.load(rows + image)
+    return row
+
+
+@triton.jit
 def activate_kernel(
     state,
     tokens,
     tokens_row,
+    rows,
+    slots,
+    slots_row,
     position,
     features,
     offsets,
@@ -64,6 +88,8 @@ def activate_kernel(
     width,
     rank,
     OFFSETS: tl.constexpr,
+    HAS_ROWS: tl.constexpr,
+    HAS_WINDOW: tl.constexpr,
     HAS_GRAMMAR: tl.constexpr,
     COLUMNS: tl.constexpr,
     INNER: tl.constexpr,
@@ -74,10 +100,15 @@ def activate_kernel(
     inner = (tl.program_id(1) * INNER + tl.arange(0, INNER))[None, :]
     inside = columns < width
     entry = (image * width + columns)[:, None] * rank + inner
+    first = tl.load(position + image)
+    at = first + columns
+    if not HAS_WINDOW:
+        first += width  # all neighbours stand before it
+    picture = tokens + row_of(rows, image, HAS_ROWS) * tokens_row
     activated = activation(
         state + entry,
-        tokens + image * tokens_row,
-        tl.load(position + image) + columns,
+        (picture, slots + image * slots_row + 1, first),
+        at,
         inside,
         features,
         offsets,
@@ -99,6 +130,8 @@ def _activate_window(
     features: Tensor,
     offsets: Tensor,
     position: Tensor,
+    rows: Tensor | None,
+    slots: Tensor | None,
     grammar: Tensor | None,
 ) -> Tensor:
     images, width, rank = state.shape
@@ -107,6 +140,10 @@ def _activate_window(
         state=state,
         tokens=tokens,
         tokens_row=tokens.stride(0),
+        # `tokens` is a placeholder for absent arguments, which the kernel does not read.
+        rows=tokens if rows is None else rows,
+        slots=tokens if slots is None else slots,
+        slots_row=0 if slots is None else slots.stride(0),
         position=position,
         features=features,
         offsets=offsets,
@@ -117,6 +154,8 @@ def _activate_window(
         width=width,
         rank=rank,
         OFFSETS=len(offsets),
+        HAS_ROWS=rows is not None,
+        HAS_WINDOW=slots is not None,
         HAS_GRAMMAR=grammar is not None,
         COLUMNS=COLUMNS,
         INNER=INNER,
@@ -137,11 +176,20 @@ def activate_window(
     shifts: Shifts,
     *,
     position: Tensor,
+    rows: Tensor | None = None,
+    window: Window | None = None,
     grammar: Tensor | None = None,
 ) -> Tensor:
     """Triton path of `sjd2.kernels.activate_window`; see there for the arguments."""
     state = state.contiguous()
     out: Tensor = _activate_window(
-        state, tokens, shifts.features, shifts.offsets, position, grammar
+        state,
+        tokens,
+        shifts.features,
+        shifts.offsets,
+        position,
+        rows,
+        None if window is None else window.slots,
+        grammar,
     )
     return out

@@ -29,9 +29,9 @@ STATS = tl.constexpr(3)
 
 
 @triton.jit
-def load_stats(stats):
+def load_stats(stats, mask=None):
     """The numbers that `stats_of` computed for a column."""
-    return tl.load(stats), tl.load(stats + 1), tl.load(stats + 2)
+    return tl.load(stats, mask), tl.load(stats + 1, mask), tl.load(stats + 2, mask)
 
 
 @triton.jit
@@ -114,7 +114,8 @@ def columns_kernel(
             old_row = draft_logits + old_entry * vocab
             old_twin = old_row + images * draft_width * vocab
             old_source = (old_row, old_twin, vocab, guidance, draft_cooling)
-            q = load_stats(draft_stats + old_entry * STATS)  # used where the kind is FULL
+            # There may be none where no kind is FULL.
+            q = load_stats(draft_stats + old_entry * STATS, is_full)
             drafted = (draft, is_full, old_source, q, is_uniform, log_uniform)
             log_q = draft_log_probabilities(drafted, draft, DRAFT_GUIDED)
             u, _ = philox.pair(key, at * 0, at, iteration, _ACCEPT)
