@@ -211,7 +211,8 @@ def test_equal_neighbours_leave_a_draft_alone() -> None:
     shifts = Shifts(features, torch.tensor(OFFSETS), torch.randn(vocab, RANK, generator=generator))
     position = torch.tensor([0, 7])
     log_p = torch.randn(2, width, vocab, generator=generator).log_softmax(-1)
-    slots = tokens.gather(1, position[:, None] + torch.arange(width + 1))
+    drafts = tokens.gather(1, position[:, None] + torch.arange(width))
+    slots = torch.cat((tokens[:, :1], drafts), dim=1)
     window = Window(slots, torch.zeros(2, width, dtype=torch.uint8), log_p, torch.zeros(2).long())
     seen = eager.activate_window(state, tokens, shifts, position=position)
     corrected = eager.correct_window(
