@@ -100,6 +100,45 @@ def test_corrected_pictures_follow_the_target_distribution(
 
 
 @pytest.mark.parametrize("passes", [2, "sweep"])
+def test_corrections_read_the_picture_as_far_as_it_is_committed(
+    passes: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Behind the forward's place for what it was fed, behind the window's for what it is now.
+
+    Kills: a window that is corrected where the last one stood; tokens that stand there by chance.
+    """
+    read: list[tuple[str, int, Tensor]] = []
+    for name, at in (("activate_window", 1), ("correct_window", 4)):
+        original = getattr(correction, name)
+
+        def seen(
+            *args: Any, name: str = name, at: int = at, original: Any = original, **given: Any
+        ):
+            read.append((name, int(given["position"]), args[at][given["rows"]][0].clone()))
+            return original(*args, **given)
+
+        monkeypatch.setattr(correction, name, seen)
+    model = TableModel(length=9)
+    method = resolve(
+        DecodingConfig(window=4, corrector_passes=passes), Companions(None, Wild(model, 0.3))
+    )
+    starts: list[int] = []
+    look = OnIteration(lambda now: starts.append(int(now.state.position)))
+    (picture,), _ = decode(model, make_request(model, [PROMPT], FREE), method, [3], [look])
+    assert [at for name, at, _ in read if name == "activate_window"] == starts
+    ends = iter([*starts[1:], len(picture)])
+    for name, at, text in read:
+        if name == "activate_window":
+            end = next(ends)
+            assert torch.equal(text[:at], picture[:at])
+        elif at == end:
+            assert torch.equal(text[:at], picture[:at])
+        else:
+            assert passes == "sweep"
+            assert torch.equal(text[:end], picture[:end])
+
+
+@pytest.mark.parametrize("passes", [2, "sweep"])
 def test_corrected_pictures_follow_the_distribution_under_guidance_and_grammar(passes: Any) -> None:
     """Kills: a forced token that is corrected, or that corrects others as a picture's would."""
     guided = replace(FREE, guidance_scale=2.5, top_k=2)
