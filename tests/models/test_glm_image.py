@@ -301,7 +301,7 @@ def test_the_preview_may_be_the_draft(model: Any) -> None:
 
         def watched(now: Any) -> Any:
             verdict = redraft(now)
-            last = state.position + verdict.accept_length + verdict.window.width - 1 - small
+            last = state.position + verdict.window.width - 1 - small
             drafts = verdict.window.tokens[:, -1].tolist()
             for row, place, draft in zip(state.rows, last.tolist(), drafts, strict=True):
                 if 0 <= place < copied.numel() and verdict.window.width == 5:
