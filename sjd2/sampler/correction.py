@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Any, Literal
 
 from torch import Tensor
 
@@ -33,7 +33,7 @@ class Correction:
     def correct(self, now: Iteration) -> Verdict:
         """The verdict of an iteration that was committed, with another next window."""
         state, scored = now.state, now.verdict.window
-        text: dict[str, Tensor | None] = {"rows": state.rows, "grammar": self.grammar}
+        text: dict[str, Any] = {"rows": state.rows, "grammar": self.grammar}
         added = self.corrector.read(now.hidden, len(state.rows))
         seen = activate_window(
             added,
