@@ -33,7 +33,7 @@ class Correction:
     def correct(self, now: Iteration) -> Verdict:
         """The verdict of an iteration that was committed, with another next window."""
         state, scored = now.state, now.verdict.window
-        text: dict[str, Any] = {"rows": state.rows, "grammar": self.grammar}
+        shared: dict[str, Any] = {"rows": state.rows, "grammar": self.grammar}
         added = self.corrector.read(now.hidden, len(state.rows))
         seen = activate_window(
             added,
@@ -41,7 +41,7 @@ class Correction:
             self.shifts,
             position=state.position - now.verdict.accept_length,
             window=state.window,
-            **text,
+            **shared,
         )
 
         def corrected(window: Window, scored: Window, at: Tensor, correction: int) -> Window:
@@ -57,7 +57,7 @@ class Correction:
                 position=at,
                 **state.when,
                 correction=correction,
-                **text,
+                **shared,
             )
 
         window = scored
