@@ -138,8 +138,12 @@ def enumerated(case: Case, monkeypatch: pytest.MonkeyPatch) -> float:
     monkeypatch.setattr(eager, "PhiloxDraws", scripted)
     corrector: Any = Flat(case)
     stood = torch.arange(LENGTH + width + case.slid) * 5 % VOCAB
-    position = torch.full((rows,), at)
-    columns = position[:, None] + torch.arange(width + case.slid)
+    columns = slice(at, at + width + case.slid)
+    decided = torch.arange(width + case.slid) * 2 % VOCAB
+    fed = torch.cat((torch.zeros(1, dtype=torch.int64), stood[columns])).repeat(rows, 1)
+    pictures = stood.repeat(rows, 1)
+    pictures[:, columns] = decided
+    position = torch.full((rows,), at + case.slid)
     state: Any = SimpleNamespace(
         rules=Rules(top_k=case.top_k),
         geometry=SimpleNamespace(grammar=grammar),
@@ -148,8 +152,8 @@ def enumerated(case: Case, monkeypatch: pytest.MonkeyPatch) -> float:
         position=position,
         seed=position,
         when={"iteration": 7, "begun": None},
-        columns=lambda: columns,
-        standing=lambda: stood.repeat(rows, 1),
+        tokens=pictures,
+        window=Window(fed, fed[:, 1:], fed, position),
     )
     scored = Window(
         torch.cat((torch.zeros(rows, 1, dtype=torch.int64), drafts), dim=1),
@@ -157,7 +161,6 @@ def enumerated(case: Case, monkeypatch: pytest.MonkeyPatch) -> float:
         log_p.repeat(rows, 1, 1),
         torch.full((rows,), case.slid),
     )
-    decided = torch.arange(width + case.slid) * 2 % VOCAB
     verdict = Verdict(scored.offset, scored.offset, decided.repeat(rows, 1), scored)
     hidden = corrector.random(1, width + case.slid, RANK).repeat(rows, 1, 1)
     now: Any = SimpleNamespace(state=state, verdict=verdict, hidden=hidden)
