@@ -37,11 +37,12 @@ from torch import Tensor
 from sjd2.companions import Adapter, find_companions
 from sjd2.companions.adapter import Gate
 from sjd2.config import DecodingConfig
-from sjd2.kernels import noisy_embed
+from sjd2.kernels import Verdict, noisy_embed
 from sjd2.kernels.verify_window.eager import stored_at
 from sjd2.models import family_of
 from sjd2.patching import installed
 from sjd2.protocol import ImageModel
+from sjd2.sampler.drafts import Drafts
 from sjd2.sampler.method import Method, resolve
 from sjd2.sampler.noise import NoisyDrafts, Trajectory, noisy_drafts
 from sjd2.sampler.state import DecodingState
@@ -63,6 +64,8 @@ class Noise:
             drawn, or under that of the column "above".
         confident: nats. A draft whose distribution has an entropy of fewer has fewer steps to go,
             none from K + 1 times fewer on.
+        patience: 0, or drafts enter as tokens, and those of a picture become noise, behind the
+            front, whenever it has got no further than a token a forward in so many of them.
         staggered: as in `Trajectory`.
     """
 
@@ -70,6 +73,7 @@ class Noise:
     level: float = 1.0
     content: Content = "token"
     confident: float = 0.0
+    patience: int = 0
     staggered: bool = True
 
 
@@ -80,6 +84,7 @@ class VariedDrafts(NoisyDrafts):
         self, trajectory: Trajectory, state: DecodingState, gate: Gate, noise: Noise
     ) -> None:
         self.noise, self.state = noise, state  # what enters is read from the state's window
+        self.slow = torch.zeros_like(state.position)  # forwards of a token at most, up to now
         super().__init__(trajectory, state, gate)
         self.levels = noise.level * self.levels
         self.embeddings = self._enter(state.window.tokens, state)
@@ -89,8 +94,41 @@ class VariedDrafts(NoisyDrafts):
         self.gate.noisy = None
         return VariedDrafts(self.trajectory, state, self.gate, self.noise)
 
+    def advance(self, state: DecodingState, verdict: Verdict) -> None:
+        """See `Drafts`."""
+        super().advance(state, verdict)
+        if not self.noise.patience:
+            return
+        # Whatever keeps a picture back stands in its drafts, and the model reads it there again.
+        self.slow = torch.where(verdict.accept_length > 1, 0, self.slow + 1)
+        is_stuck = self.slow == self.noise.patience
+        self.slow = self.slow.masked_fill(is_stuck, 0)
+        most = torch.full_like(self.steps, self.trajectory.steps)
+        most = self._within(super()._bounded(most, state.position))
+        self.steps = torch.where(is_stuck[:, None], most, self.steps)
+        noisy = (is_stuck[:, None] & (self.steps > 0)).unsqueeze(-1)
+        entering = self._enter(verdict.window.tokens, state)
+        self.embeddings = torch.where(noisy, entering, self.embeddings)
+
+    def keep_rows(self, rows: Tensor) -> None:
+        """See `Drafts`."""
+        super().keep_rows(rows)
+        self.slow = self.slow[rows]
+
+    def put_rows(self, rows: Tensor, other: Drafts) -> None:
+        """See `Drafts`."""
+        assert isinstance(other, VariedDrafts)
+        super().put_rows(rows, other)
+        self.slow = self.slow.index_copy(0, rows, other.slow)
+
     def _bounded(self, steps: Tensor, position: Tensor) -> Tensor:
-        steps = super()._bounded(steps, position)
+        if self.noise.patience:
+            # What enters has all its steps to go, and nothing else has.
+            steps = steps.masked_fill(steps == self.trajectory.steps, 0)
+        return self._within(super()._bounded(steps, position))
+
+    def _within(self, steps: Tensor) -> Tensor:
+        """Denoising steps [B, W] within what front and confidence allow."""
         column = torch.arange(steps.shape[1], device=steps.device)
         steps = steps.masked_fill(column < self.noise.front, 0)
         if not self.noise.confident:
@@ -203,6 +241,16 @@ BASELINES = {
 }
 # With one step and bands, the front half of a window is clean; with two, the first third.
 SCREENED = {
+    **{
+        f"K = 1, when stuck for {patience}, behind column {front}": Variant(
+            _steps(1), Noise(patience=patience, front=front, staggered=False)
+        )
+        for patience, front in ((2, 0), (3, 0), (3, 8), (3, 24))
+    },
+    "K = 1, when stuck for 3, behind column 8, gumbel": Variant(
+        _steps(1, verify="gumbel"), Noise(patience=3, front=8, staggered=False)
+    ),
+    "K = 1, gumbel": Variant(_steps(1, verify="gumbel")),
     "K = 1": Variant(_steps(1)),
     "K = 4": Variant(_steps(4)),
     "K = 2, karras": Variant(_steps(2, "karras")),
@@ -241,7 +289,14 @@ def _corrected(name: str) -> tuple[str, Variant]:
 
 
 SCREENED |= dict(
-    _corrected(name) for name in ("K = 1", "K = 1, behind column 64", "K = 1, behind column 80")
+    _corrected(name)
+    for name in (
+        "K = 1",
+        "K = 1, behind column 64",
+        "K = 1, behind column 80",
+        "K = 1, when stuck for 3, behind column 8",
+        "K = 1, when stuck for 3, behind column 8, gumbel",
+    )
 )
 VARIANTS = BASELINES | SCREENED
 # Those of the screening that the table goes on with.

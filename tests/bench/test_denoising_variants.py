@@ -34,6 +34,7 @@ NOISES: list[dict[str, Any]] = [
     {"level": 0.5, "content": "above"},
     {"level": 0.5, "content": "token above"},
     {"confident": 1.0, "staggered": False},
+    {"patience": 1, "staggered": False},
 ]
 
 
