@@ -211,7 +211,9 @@ class Variant:
         companions = find_companions(bench.model, family_of(bench.model))
         kinds = ["adapter"] * (self.settings["method"] == "sjd2")
         companions = companions.only(kinds + ["corrector"] * self.corrected)
-        config = DecodingConfig(window=window, **self.settings)
+        config = DecodingConfig(**self.settings)
+        if config.method != "ar":
+            config = replace(config, window=window)
         method = resolve(config, companions)
         if self.noise is None:
             return method
@@ -299,8 +301,13 @@ SCREENED |= dict(
     )
 )
 VARIANTS = BASELINES | SCREENED
-# Those of the screening that the table goes on with.
-FINALISTS: tuple[str, ...] = ()
+# The best of every kind in the screening, which the table goes on with.
+FINALISTS = (
+    "K = 1",
+    "K = 1, behind column 80",
+    "K = 2, from level 0.25",
+    "K = 1, when stuck for 3, behind column 8, corrected",
+)
 
 
 def draw(bench: Bench, variant: Variant, window: int, first: int, batch: int) -> dict[str, Any]:
@@ -329,39 +336,48 @@ def all_forwards(rows: Sequence[dict[str, Any]]) -> list[int]:
     return [one for row in rows for one in row["forwards"]]
 
 
+def screening(windows: Sequence[int]) -> list[tuple[str, int]]:
+    """(method, window) of the first batch of captions."""
+    return [(name, max(windows)) for name in VARIANTS if name != "ar"]
+
+
+def tabled(windows: Sequence[int]) -> list[tuple[str, int]]:
+    """(method, window) of all captions."""
+    rows = [("ar", 1)]
+    for window in windows:
+        finalists = FINALISTS if window == max(windows) else ()
+        rows += [(name, window) for name in (*BASELINES, *finalists) if name != "ar"]
+    return rows
+
+
 def report(found: dict[str, Any]) -> str:
     """The table and the screening in Markdown, under a line about their settings."""
     drawn: dict[tuple[str, int], list[dict[str, Any]]] = {}
     for row in found["rows"]:
         drawn.setdefault((row["method"], row["window"]), []).append(row)
-    lines: dict[bool, list[list[str]]] = {True: [], False: []}
-    for (method, window), rows in drawn.items():
-        for screening in (False, True):
-            if screening and window != found["windows"][-1]:
-                continue
-            if not screening and method not in (*BASELINES, *FINALISTS):
-                continue
-            own = rows[:1] if screening else rows
-            bases = [drawn[name, window] for name in (PUBLISHED, "sjd maximal") if window > 1]
-            forwards = all_forwards(own)
-            ratios = [ratio(all_forwards(base[: len(own)]), forwards) for base in bases]
-            lines[screening].append(
-                [
-                    method,
-                    str(window),
-                    f"{mean(forwards):.1f}",
-                    f"{median(forwards):g}",
-                    *(ratios or ["", ""]),
-                    share_of(sum(row["passed"] for row in own), len(forwards)),
-                ]
-            )
+
+    def line(method: str, window: int, batches: int | None) -> list[str]:
+        rows = drawn[method, window][:batches]
+        forwards = all_forwards(rows)
+        bases = [drawn[name, window] for name in (PUBLISHED, "sjd maximal") if window > 1]
+        return [
+            method,
+            str(window),
+            f"{mean(forwards):.1f}",
+            f"{median(forwards):g}",
+            *([ratio(all_forwards(base[:batches]), forwards) for base in bases] or ["", ""]),
+            share_of(sum(row["passed"] for row in rows), len(forwards)),
+        ]
+
     head = ("method", "W", "mean", "median", "of SJD", "of maximal", "checker (95 %)")
-    few = len(found["rows"][0]["forwards"])
+    windows, few = found["windows"], len(found["rows"][0]["forwards"])
     return (
         f"Forwards a picture, {found['captions']} held-out captions from one seed each, guidance "
         f"{found['guidance']:g}, temperature 1, {machine(found['environment'])}, with other work "
-        f"beside it: no seconds. Made by `{found['command']}`.\n\n{table(head, lines[False])}\n\n"
-        f"The screening, {few} of these captions:\n\n{table(head, lines[True])}"
+        f"beside it: no seconds. Made by `{found['command']}`.\n\n"
+        f"{table(head, [line(*one, None) for one in tabled(windows)])}\n\n"
+        f"The screening, {few} of these captions:\n\n"
+        f"{table(head, [line(*one, 1) for one in screening(windows)])}"
     )
 
 
@@ -384,16 +400,14 @@ def main() -> None:
         "guidance": bench.guidance,
     }
     results = Results(out, facts, given.resume)
-    widest = given.windows[-1]
-    plan = [(name, widest, 0) for name in VARIANTS if name != "ar"]
-    for window in (1, *given.windows):
-        for name in (*BASELINES, *FINALISTS):
-            if (name == "ar") == (window == 1):
-                plan += [(name, window, at) for at in range(0, given.captions, given.batch)]
+    plan = [(*one, 0) for one in screening(given.windows)]
+    # The widest first: what it draws of the screening's captions is known by then.
+    for one in sorted(tabled(given.windows), key=lambda one: -one[1]):
+        plan += [(*one, first) for first in range(0, given.captions, given.batch)]
     for name, window, first in dict.fromkeys(plan):
         of = {"method": name, "window": window, "first": first}
         results.row(of, partial(draw, bench, VARIANTS[name], window, first, given.batch))
-        print(of, results.found["rows"][-1], flush=True)
+        print(of, results.found["rows"][-1]["forwards"], flush=True)
     text = report(results.found)
     print(text)
     if given.docs:
