@@ -247,7 +247,7 @@ SCREENED = {
         f"K = 1, when stuck for {patience}, behind column {front}": Variant(
             _steps(1), Noise(patience=patience, front=front, staggered=False)
         )
-        for patience, front in ((2, 0), (3, 0), (3, 8), (3, 24))
+        for patience, front in ((2, 0), (3, 0), (3, 8), (3, 24), (8, 0), (8, 8), (16, 8))
     },
     "K = 1, when stuck for 3, behind column 8, gumbel": Variant(
         _steps(1, verify="gumbel"), Noise(patience=3, front=8, staggered=False)
@@ -306,6 +306,9 @@ FINALISTS = (
     "K = 1",
     "K = 1, behind column 80",
     "K = 2, from level 0.25",
+    "K = 1, when stuck for 8, behind column 0",
+    "K = 1, when stuck for 8, behind column 8",
+    "K = 1, when stuck for 16, behind column 8",
     "K = 1, when stuck for 3, behind column 8, corrected",
 )
 
