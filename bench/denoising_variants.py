@@ -34,7 +34,7 @@ from drawing import (
 )
 from torch import Tensor
 
-from sjd2.companions import Adapter, find_companions
+from sjd2.companions import Adapter, find_companions, make_adapter
 from sjd2.companions.adapter import Gate
 from sjd2.config import DecodingConfig
 from sjd2.kernels import Verdict, noisy_embed
@@ -200,15 +200,20 @@ class Variant:
         settings: of `DecodingConfig`, but for the window.
         noise: None for what the library does itself.
         corrected: whether the corrector re-drafts its windows.
+        untrained: whether an adapter that changes nothing takes the place of the one that ships.
     """
 
     settings: dict[str, Any]
     noise: Noise | None = None
     corrected: bool = False
+    untrained: bool = False
 
     def method(self, bench: Bench, window: int) -> Method:
         """How the model of a bench decodes by it."""
-        companions = find_companions(bench.model, family_of(bench.model))
+        family = family_of(bench.model)
+        companions = find_companions(bench.model, family)
+        if self.untrained:
+            companions = replace(companions, adapter=make_adapter(family, rank=0))
         kinds = ["adapter"] * (self.settings["method"] == "sjd2")
         companions = companions.only(kinds + ["corrector"] * self.corrected)
         config = DecodingConfig(**self.settings)
@@ -316,6 +321,8 @@ SCREENED |= dict(
         "K = 1, when stuck for 8, behind column 0, gumbel",
     )
 )
+_NAME = "K = 1, when stuck for 8, behind column 0"
+SCREENED[f"{_NAME}, adapter untrained"] = replace(SCREENED[_NAME], untrained=True)
 VARIANTS = BASELINES | SCREENED
 # What the table goes on with: the best, and at the widest window the best of every kind.
 BEST = (
@@ -327,6 +334,7 @@ FINALISTS = (
     "K = 1",
     "K = 1, behind column 80",
     "K = 2, from level 0.25",
+    "K = 1, when stuck for 8, behind column 0, adapter untrained",
     "K = 1, when stuck for 4, behind column 0",
     "K = 1, when stuck for 6, behind column 0",
     "K = 1, when stuck for 12, behind column 0",
