@@ -305,42 +305,39 @@ SCREENED = {
 }
 
 
-def _corrected(name: str) -> tuple[str, Variant]:
-    return f"{name}, corrected", replace(SCREENED[name], corrected=True)
-
-
-SCREENED |= dict(
-    _corrected(name)
+STUCK = "K = 1, when stuck for 8, behind column 0"
+SCREENED |= {
+    f"{name}, adapter untrained": replace(SCREENED[name], untrained=True)
+    for name in ("K = 1", STUCK.replace("8", "4", 1), STUCK)
+}
+SCREENED |= {
+    f"{name}, corrected": replace(SCREENED[name], corrected=True)
     for name in (
         "K = 1",
         "K = 1, behind column 64",
         "K = 1, behind column 80",
         "K = 1, when stuck for 3, behind column 8",
         "K = 1, when stuck for 3, behind column 8, gumbel",
-        "K = 1, when stuck for 8, behind column 0",
-        "K = 1, when stuck for 8, behind column 0, gumbel",
+        STUCK,
+        f"{STUCK}, gumbel",
+        f"{STUCK.replace('8', '4', 1)}, adapter untrained",
     )
-)
-_NAME = "K = 1, when stuck for 8, behind column 0"
-SCREENED[f"{_NAME}, adapter untrained"] = replace(SCREENED[_NAME], untrained=True)
+}
 VARIANTS = BASELINES | SCREENED
 # What the table goes on with: the best, and at the widest window the best of every kind.
-BEST = (
-    "K = 1, when stuck for 8, behind column 0",
-    "K = 1, when stuck for 8, behind column 0, gumbel",
-    "K = 1, when stuck for 8, behind column 0, corrected",
-)
+BEST = (STUCK, f"{STUCK}, adapter untrained")
 FINALISTS = (
     "K = 1",
     "K = 1, behind column 80",
     "K = 2, from level 0.25",
-    "K = 1, when stuck for 8, behind column 0, adapter untrained",
-    "K = 1, when stuck for 4, behind column 0",
-    "K = 1, when stuck for 6, behind column 0",
-    "K = 1, when stuck for 12, behind column 0",
+    *(STUCK.replace("8", patience, 1) for patience in ("4", "6", "12")),
     "K = 1, when stuck for 8, behind column 8",
     "K = 1, when stuck for 16, behind column 8",
+    "K = 1, when stuck for 4, behind column 0, adapter untrained",
+    f"{STUCK}, gumbel",
+    f"{STUCK}, corrected",
     "K = 1, when stuck for 3, behind column 8, corrected",
+    "K = 1, when stuck for 4, behind column 0, adapter untrained, corrected",
 )
 
 
