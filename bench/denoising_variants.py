@@ -307,8 +307,9 @@ SCREENED = {
 
 STUCK = "K = 1, when stuck for 8, behind column 0"
 SCREENED |= {
-    f"{name}, adapter untrained": replace(SCREENED[name], untrained=True)
-    for name in ("K = 1", STUCK.replace("8", "4", 1), STUCK)
+    f"{name}, adapter untrained": replace(one, untrained=True)
+    for name, one in {**BASELINES, **SCREENED}.items()
+    if name in ("sjd2, K = 2", "K = 1", STUCK.replace("8", "4", 1), STUCK)
 }
 SCREENED |= {
     f"{name}, corrected": replace(SCREENED[name], corrected=True)
@@ -328,6 +329,8 @@ VARIANTS = BASELINES | SCREENED
 BEST = (STUCK, f"{STUCK}, adapter untrained")
 FINALISTS = (
     "K = 1",
+    "K = 1, adapter untrained",
+    "sjd2, K = 2, adapter untrained",
     "K = 1, behind column 80",
     "K = 2, from level 0.25",
     *(STUCK.replace("8", patience, 1) for patience in ("4", "6", "12")),
