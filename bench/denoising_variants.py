@@ -309,7 +309,7 @@ STUCK = "K = 1, when stuck for 8, behind column 0"
 SCREENED |= {
     f"{name}, adapter untrained": replace(one, untrained=True)
     for name, one in {**BASELINES, **SCREENED}.items()
-    if name in ("sjd2, K = 2", "K = 1", STUCK.replace("8", "4", 1), STUCK)
+    if name in ("sjd2, K = 2", "K = 1", "K = 4", STUCK.replace("8", "4", 1), STUCK)
 }
 SCREENED |= {
     f"{name}, corrected": replace(SCREENED[name], corrected=True)
@@ -322,15 +322,21 @@ SCREENED |= {
         STUCK,
         f"{STUCK}, gumbel",
         f"{STUCK.replace('8', '4', 1)}, adapter untrained",
+        "sjd2, K = 2, adapter untrained",
     )
 }
 VARIANTS = BASELINES | SCREENED
 # What the table goes on with: the best, and at the widest window the best of every kind.
-BEST = (STUCK, f"{STUCK}, adapter untrained")
+BEST = (
+    "sjd2, K = 2, adapter untrained",
+    "sjd2, K = 2, adapter untrained, corrected",
+    STUCK,
+    f"{STUCK}, adapter untrained",
+)
 FINALISTS = (
     "K = 1",
     "K = 1, adapter untrained",
-    "sjd2, K = 2, adapter untrained",
+    "K = 4, adapter untrained",
     "K = 1, behind column 80",
     "K = 2, from level 0.25",
     *(STUCK.replace("8", patience, 1) for patience in ("4", "6", "12")),
