@@ -272,6 +272,7 @@ SCREENED = {
         for patience, front in ((3, 8), (8, 0))
     },
     "K = 1, gumbel": Variant(_steps(1, verify="gumbel")),
+    "K = 2, gumbel": Variant(_steps(2, verify="gumbel")),
     "K = 1": Variant(_steps(1)),
     "K = 4": Variant(_steps(4)),
     "K = 2, karras": Variant(_steps(2, "karras")),
@@ -309,7 +310,7 @@ STUCK = "K = 1, when stuck for 8, behind column 0"
 SCREENED |= {
     f"{name}, adapter untrained": replace(one, untrained=True)
     for name, one in {**BASELINES, **SCREENED}.items()
-    if name in ("sjd2, K = 2", "K = 1", "K = 4", STUCK.replace("8", "4", 1), STUCK)
+    if name in ("sjd2, K = 2", "K = 1", "K = 2, gumbel", "K = 4", STUCK.replace("8", "4", 1), STUCK)
 }
 SCREENED |= {
     f"{name}, corrected": replace(SCREENED[name], corrected=True)
@@ -322,6 +323,8 @@ SCREENED |= {
         STUCK,
         f"{STUCK}, gumbel",
         f"{STUCK.replace('8', '4', 1)}, adapter untrained",
+        "K = 1, adapter untrained",
+        "K = 2, gumbel, adapter untrained",
         "sjd2, K = 2, adapter untrained",
     )
 }
@@ -336,6 +339,9 @@ BEST = (
 FINALISTS = (
     "K = 1",
     "K = 1, adapter untrained",
+    "K = 1, adapter untrained, corrected",
+    "K = 2, gumbel, adapter untrained",
+    "K = 2, gumbel, adapter untrained, corrected",
     "K = 4, adapter untrained",
     "K = 1, behind column 80",
     "K = 2, from level 0.25",
