@@ -405,7 +405,8 @@ def report(found: dict[str, Any]) -> str:
     def line(method: str, window: int, batches: int | None) -> list[str]:
         rows = drawn[method, window][:batches]
         forwards = all_forwards(rows)
-        bases = [drawn[name, window] for name in (PUBLISHED, "sjd maximal") if window > 1]
+        maximal = "corrected maximal" if VARIANTS[method].corrected else "sjd maximal"
+        bases = [drawn[name, window] for name in (PUBLISHED, maximal) if window > 1]
         return [
             method,
             str(window),
