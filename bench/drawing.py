@@ -9,7 +9,7 @@ import sys
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 import transformers
@@ -31,6 +31,15 @@ METHODS: dict[str, dict[str, Any]] = {
     for preset in PRESETS.values()
     if preset.settings["method"] == "sjd" and not preset.companions
 }
+
+
+class Drawn(NamedTuple):
+    """A batch of pictures."""
+
+    forwards: list[int]  # of every picture
+    passed: int  # the checker
+    length: int  # tokens in a picture
+    seconds: float  # of all, pixels excluded
 
 
 @dataclass
@@ -84,21 +93,30 @@ class Bench:
             **options,
         )
 
+    def drawn(self, first: int, batch: int) -> Drawn:
+        """Draw the captions from `first` on by the model's current `generate`.
+
+        Picture `i` has seed `i`, whatever the batch.
+        """
+        captions = self.captions[first : first + batch]
+        tokens = self.generate(captions, seed=first)
+        stats = sjd2.decoding_stats(self.model)
+        pictures = zip(captions, self.pipeline.pictures(tokens), strict=True)
+        passed = sum(check(picture, caption).passed for caption, picture in pictures)
+        return Drawn(list(stats.forward_passes), passed, tokens.shape[1], stats.seconds)
+
     def row(self, label: str, batch: int, **options: Any) -> Row:
         """Draw every caption, `batch` at a time; picture `i` has seed `i` in every method."""
         forwards, passed, seconds = 0, 0, 0.0
         window = options.get("window", 1)
         for first in tqdm(range(0, len(self.captions), batch), f"{label} W={window} B={batch}"):
-            captions = self.captions[first : first + batch]
             with sjd2.accelerated(self.model, **options):
-                tokens = self.generate(captions, seed=first)
-                stats = sjd2.decoding_stats(self.model)
-            forwards += sum(stats.forward_passes)
-            seconds += stats.seconds
-            for caption, picture in zip(captions, self.pipeline.pictures(tokens), strict=True):
-                passed += check(picture, caption).passed
+                drawn = self.drawn(first, batch)
+            forwards += sum(drawn.forwards)
+            passed += drawn.passed
+            seconds += drawn.seconds
         pictures = len(self.captions)
-        compression = tokens.shape[1] * pictures / forwards
+        compression = drawn.length * pictures / forwards
         per_picture = forwards / pictures
         return Row(label, window, batch, per_picture, compression, seconds, passed, pictures)
 
