@@ -18,6 +18,7 @@ from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from statistics import mean, median
+from threading import get_ident
 from typing import Any, Literal
 
 import torch
@@ -37,14 +38,14 @@ from torch import Tensor
 from sjd2.companions import Adapter, find_companions, make_adapter
 from sjd2.companions.adapter import Gate
 from sjd2.config import DecodingConfig
-from sjd2.kernels import Verdict, noisy_embed
-from sjd2.kernels.verify_window.eager import stored_at
+from sjd2.kernels import Verdict, denoise_step, noisy_embed
+from sjd2.kernels.verify_window.eager import grammar_at, stored_at
 from sjd2.models import family_of
 from sjd2.patching import installed
 from sjd2.protocol import ImageModel
 from sjd2.sampler.drafts import Drafts
 from sjd2.sampler.method import Method, resolve
-from sjd2.sampler.noise import NoisyDrafts, Trajectory, noisy_drafts
+from sjd2.sampler.noise import NoisyDrafts, Trajectory
 from sjd2.sampler.state import DecodingState
 
 PUBLISHED = "sjd independent, uniform starts"
@@ -52,7 +53,7 @@ Content = Literal["token", "last", "above", "token above"]
 
 
 @dataclass(frozen=True)
-class Noise:
+class Way:
     """What differs from `NoisyDrafts`.
 
     Attributes:
@@ -77,35 +78,44 @@ class Noise:
     staggered: bool = True
 
 
-class VariedDrafts(NoisyDrafts):
-    """Drafts on another way from noise to tokens; see `NoisyDrafts` for the rest and the RNG."""
+@dataclass(frozen=True)
+class LowerTrajectory(Trajectory):
+    """A trajectory whose levels are scaled, so that drafts enter at `level`."""
 
-    def __init__(
-        self, trajectory: Trajectory, state: DecodingState, gate: Gate, noise: Noise
-    ) -> None:
-        self.noise, self.state = noise, state  # what enters is read from the state's window
+    level: float = 1.0
+
+    @property
+    def levels(self) -> Tensor:
+        """See `Trajectory`."""
+        return self.level * super().levels
+
+
+class VariedDrafts(NoisyDrafts):
+    """Drafts on another way from noise to tokens; see `NoisyDrafts` for the rest and the RNG.
+
+    `denoise_window` is taken apart here, into the steps that differ.
+    """
+
+    def __init__(self, trajectory: Trajectory, state: DecodingState, gate: Gate, way: Way) -> None:
+        self.way = way
         self.slow = torch.zeros_like(state.position)  # forwards of a token at most, up to now
         super().__init__(trajectory, state, gate)
-        self.levels = noise.level * self.levels
-        self.embeddings = self._enter(state.window.tokens, state)
 
     def begin(self, state: DecodingState) -> VariedDrafts:
         """See `Drafts`."""
         self.gate.noisy = None
-        return VariedDrafts(self.trajectory, state, self.gate, self.noise)
+        return VariedDrafts(self.trajectory, state, self.gate, self.way)
 
     def advance(self, state: DecodingState, verdict: Verdict) -> None:
         """See `Drafts`."""
         super().advance(state, verdict)
-        if not self.noise.patience:
+        if not self.way.patience:
             return
         # Whatever keeps a picture back stands in its drafts, and the model reads it there again.
         self.slow = torch.where(verdict.accept_length > 1, 0, self.slow + 1)
-        is_stuck = self.slow == self.noise.patience
+        is_stuck = self.slow == self.way.patience
         self.slow = self.slow.masked_fill(is_stuck, 0)
-        most = torch.full_like(self.steps, self.trajectory.steps)
-        most = self._within(super()._bounded(most, state.position))
-        self.steps = torch.where(is_stuck[:, None], most, self.steps)
+        self.steps = torch.where(is_stuck[:, None], self._most(state), self.steps)
         noisy = (is_stuck[:, None] & (self.steps > 0)).unsqueeze(-1)
         entering = self._enter(verdict.window.tokens, state)
         self.embeddings = torch.where(noisy, entering, self.embeddings)
@@ -121,31 +131,49 @@ class VariedDrafts(NoisyDrafts):
         super().put_rows(rows, other)
         self.slow = self.slow.index_copy(0, rows, other.slow)
 
-    def _bounded(self, steps: Tensor, position: Tensor) -> Tensor:
-        if self.noise.patience:
-            # What enters has all its steps to go, and nothing else has.
-            steps = steps.masked_fill(steps == self.trajectory.steps, 0)
-        return self._within(super()._bounded(steps, position))
+    def _denoise(self, tokens: Tensor, accept_length: Tensor, state: DecodingState) -> None:
+        levels, entering = self.noise.levels, self.trajectory.steps
+        if self.way.patience:
+            entering = 0
+        last = self.steps.shape[1] - 1
+        source = torch.arange(tokens.shape[1], device=tokens.device) + accept_length[:, None]
+        old, is_new = source.clamp(max=last), source > last
+        before = self.steps.gather(1, old)
+        after = torch.where(is_new, entering, (before - 1).clamp(min=0))
+        self.steps = torch.minimum(after, self._most(state))
+        rows = torch.arange(len(tokens), device=tokens.device)[:, None]
+        refined = denoise_step(
+            self.embeddings[rows, old],
+            self.table[tokens],
+            levels[before.masked_fill(is_new, 0)],
+            levels[self.steps.masked_fill(is_new, 0)],
+        )
+        fresh = self._enter(tokens, state)
+        self.embeddings = torch.where(is_new.unsqueeze(-1), fresh, refined)
 
-    def _within(self, steps: Tensor) -> Tensor:
-        """Denoising steps [B, W] within what front and confidence allow."""
-        column = torch.arange(steps.shape[1], device=steps.device)
-        steps = steps.masked_fill(column < self.noise.front, 0)
-        if not self.noise.confident:
-            return steps
+    def _most(self, state: DecodingState) -> Tensor:
+        """The most denoising steps that drafts may have to go: int64 [B, W]."""
+        window = state.window
+        column = torch.arange(window.width, device=state.position.device)
+        most = self.noise.most[column].masked_fill(column < self.way.front, 0)
+        most = most.expand(len(state.position), -1)
+        if self.grammar is not None:
+            most = most.masked_fill(grammar_at(self.grammar, state.position, window.width) >= 0, 0)
+        if not self.way.confident:
+            return most
         # Of the distributions and not of the tokens drawn: what a slot is fed as says nothing new.
-        entropy = torch.special.entr(self.state.window.draft_logits.exp()).sum(dim=-1)
-        entropy = entropy.gather(1, stored_at(self.state.window))
-        most = entropy / self.noise.confident * (self.trajectory.steps + 1)
-        return torch.minimum(steps, most.long())
+        entropy = torch.special.entr(window.draft_logits.exp()).sum(dim=-1)
+        entropy = entropy.gather(1, stored_at(window))
+        certain = entropy / self.way.confident * (self.trajectory.steps + 1)
+        return torch.minimum(most, certain.long())
 
     def _enter(self, tokens: Tensor, state: DecodingState) -> Tensor:
         pure = noisy_embed(
             tokens,
             self.table,
             timestep=torch.ones_like(tokens, dtype=torch.float32),
-            mean=self.mean,
-            std=self.std,
+            mean=self.noise.mean,
+            std=self.noise.std,
             seed=state.seed,
             position=state.position,
         )
@@ -155,7 +183,7 @@ class VariedDrafts(NoisyDrafts):
 
     def _content(self, tokens: Tensor, state: DecodingState) -> Tensor:
         """What noise is mixed with, [B, W, D]."""
-        kind, columns = self.noise.content, state.columns()
+        kind, columns = self.way.content, state.columns()
         if kind == "token":
             return self.table[tokens]
         row = state.geometry.row_width
@@ -178,18 +206,16 @@ def varied_drafts(
     *,
     adapter: Adapter,
     config: DecodingConfig,
-    noise: Noise,
+    way: Way,
 ) -> Iterator[VariedDrafts]:
     """The source of `VariedDrafts`; see `noisy_drafts`."""
-    with noisy_drafts(
-        model,
-        state,
-        adapter=adapter,
-        steps=config.denoising_steps,
-        schedule=config.schedule,
-        staggered=noise.staggered,
-    ) as drafts:
-        yield VariedDrafts(drafts.trajectory, state, drafts.gate, noise)
+    steps, schedule = config.denoising_steps, config.schedule
+    trajectory = LowerTrajectory(
+        steps, schedule, state.next_width, adapter, way.staggered, way.level
+    )
+    with adapter.attached(model.backbone) as gate:
+        gate.thread = get_ident()
+        yield VariedDrafts(trajectory, state, gate, way)
 
 
 @dataclass(frozen=True)
@@ -198,13 +224,13 @@ class Variant:
 
     Attributes:
         settings: of `DecodingConfig`, but for the window.
-        noise: None for what the library does itself.
+        way: from noise to tokens; None for the library's own.
         corrected: whether the corrector re-drafts its windows.
         untrained: whether an adapter that changes nothing takes the place of the one that ships.
     """
 
     settings: dict[str, Any]
-    noise: Noise | None = None
+    way: Way | None = None
     corrected: bool = False
     untrained: bool = False
 
@@ -220,9 +246,9 @@ class Variant:
         if config.method != "ar":
             config = replace(config, window=window)
         method = resolve(config, companions)
-        if self.noise is None:
+        if self.way is None:
             return method
-        drafts = partial(varied_drafts, adapter=companions.adapter, config=config, noise=self.noise)
+        drafts = partial(varied_drafts, adapter=companions.adapter, config=config, way=self.way)
         return replace(method, drafts=drafts)
 
 
@@ -250,7 +276,7 @@ BASELINES = {
 SCREENED = {
     **{
         f"K = 1, when stuck for {patience}, behind column {front}": Variant(
-            _steps(1), Noise(patience=patience, front=front, staggered=False)
+            _steps(1), Way(patience=patience, front=front, staggered=False)
         )
         for patience, front in (
             (2, 0),
@@ -267,7 +293,7 @@ SCREENED = {
     },
     **{
         f"K = 1, when stuck for {patience}, behind column {front}, gumbel": Variant(
-            _steps(1, verify="gumbel"), Noise(patience=patience, front=front, staggered=False)
+            _steps(1, verify="gumbel"), Way(patience=patience, front=front, staggered=False)
         )
         for patience, front in ((3, 8), (8, 0))
     },
@@ -277,20 +303,20 @@ SCREENED = {
     "K = 4": Variant(_steps(4)),
     "K = 2, karras": Variant(_steps(2, "karras")),
     "K = 4, karras": Variant(_steps(4, "karras")),
-    "K = 2, not staggered": Variant(_steps(2), Noise(staggered=False)),
+    "K = 2, not staggered": Variant(_steps(2), Way(staggered=False)),
     **{
         f"K = {count}, behind column {front}": Variant(
-            _steps(count), Noise(front=front, staggered=False)
+            _steps(count), Way(front=front, staggered=False)
         )
         for count, front in ((1, 16), (1, 32), (1, 64), (1, 80), (2, 48), (2, 64))
     },
     **{
-        f"K = 2, from level {level:g}": Variant(_steps(2), Noise(level=level))
+        f"K = 2, from level {level:g}": Variant(_steps(2), Way(level=level))
         for level in (0.75, 0.5, 0.25)
     },
     **{
         f"K = 2, from level {level:g} and {name}": Variant(
-            _steps(2), Noise(level=level, content=content)
+            _steps(2), Way(level=level, content=content)
         )
         for level, content, name in (
             (0.5, "last", "the mean of the last column's distribution"),
@@ -300,7 +326,7 @@ SCREENED = {
         )
     },
     **{
-        f"K = 2, fewer steps below {nats:g} nats": Variant(_steps(2), Noise(confident=nats))
+        f"K = 2, fewer steps below {nats:g} nats": Variant(_steps(2), Way(confident=nats))
         for nats in (2, 4)
     },
 }

@@ -45,6 +45,11 @@ class Trajectory:
     adapter: TimeEmbedding
     staggered: bool = True
 
+    @property
+    def levels(self) -> Tensor:
+        """The timestep of a draft with 0, 1, ... `steps` to go, float32 [steps + 1]."""
+        return noise_levels(self.steps, self.schedule)
+
 
 @contextmanager
 def noisy_drafts(
@@ -159,7 +164,7 @@ class NoisyDrafts:
 def noise_of(trajectory: Trajectory, state: DecodingState) -> Noise:
     """The levels of a trajectory, for windows of a state's embeddings."""
     device = state.table.device
-    levels = noise_levels(trajectory.steps, trajectory.schedule).to(device)
+    levels = trajectory.levels.to(device)
     most = steps_allowed(trajectory.width, trajectory.steps, trajectory.width, device)
     if not trajectory.staggered:
         most = torch.full_like(most, trajectory.steps)

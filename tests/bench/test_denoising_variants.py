@@ -84,7 +84,7 @@ def test_a_variant_is_exact_and_commits_behind_clean_slots_alone(
     config = DecodingConfig(method="sjd2", window=4, denoising_steps=2)
     adapter = Louder(model.symbols)
     drafts = partial(
-        variants.varied_drafts, adapter=adapter, config=config, noise=variants.Noise(**noise)
+        variants.varied_drafts, adapter=adapter, config=config, way=variants.Way(**noise)
     )
     method = replace(resolve(config, Companions(adapter=adapter)), drafts=drafts, rule=watched)
     request = make_request(model, [PROMPT] * rows, Sampling(True))
