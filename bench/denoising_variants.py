@@ -461,7 +461,7 @@ def report(found: dict[str, Any]) -> str:
         f"{table(head, [line(*one, drawn) for one in tabled(windows)])}\n\n"
         f"As many other captions, which nothing was chosen on:\n\n"
         f"{table(head, [line(name, max(windows), again) for name in CONFIRMED])}\n\n"
-        f"The screening, {few} of these captions:\n\n"
+        f"The screening, {few} captions of the first table:\n\n"
         f"{table(head, [line(*one, drawn, 1) for one in screening(windows)])}"
     )
 
