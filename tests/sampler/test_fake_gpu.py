@@ -103,9 +103,10 @@ def test_no_tensor_strays_and_none_is_read(
     # Where the first window has drafts, the prompts have a forward of their own.
     assert len(gpu.iterations) == 12 + ("start" in options)
     names = {launch.name for launches in gpu.steady() for launch in launches}
-    assert {"verify_window", "commit_window", "noisy_embed"} <= names
+    assert {"verify_window", "commit_window"} <= names
     assert ("correct_window" in names) == ("corrector" in kinds)
-    assert ("denoise_step" in names) == ("adapter" in kinds)
+    assert ({"denoise_window", "embed_window"} <= names) == ("adapter" in kinds)
+    assert ("noisy_embed" in names) != ("adapter" in kinds)
 
 
 def asked_of(name: str, picture: int, pictures: int) -> dict[str, Any]:
