@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from sjd2.kernels import denoise_step, noisy_embed
+from sjd2.kernels import Noise, denoise_step, embed_window, noisy_embed
 from tests.statistics import strays
 
 
@@ -107,3 +107,15 @@ def test_denoising_with_the_truth_stays_on_the_forward_path() -> None:
     t, s = torch.rand(2, 4) * 0.5 + 0.5, torch.rand(2, 4) * 0.5
     at = lambda level: (1 - level[..., None]) * clean + level[..., None] * noise  # noqa: E731
     torch.testing.assert_close(denoise_step(at(t), clean, t, s), at(s))
+
+
+def test_a_slot_is_fed_the_draft_of_the_column_before_it(table: torch.Tensor) -> None:
+    """Kills: drafts fed a slot early or late; a noisy draft that is not told its level."""
+    levels, times = torch.tensor([0.0, 0.4, 1.0]), torch.tensor([0.0, 10.0, 20.0])
+    most = torch.full((3,), 2)
+    noise = Noise(levels, most, table.mean(0), table.std(0), times[:, None].expand(-1, 64))
+    slots, drafts = torch.tensor([[7, 8, 9]]), torch.randn(1, 3, 64)
+    fed, noisy = embed_window(slots, drafts, torch.tensor([[2, 0, 1]]), noise, table)
+    assert noisy.tolist() == [[False, True, False]]
+    assert torch.equal(fed[:, ::2], table[slots[:, ::2]])
+    torch.testing.assert_close(fed[:, 1], drafts[:, 0] + 20)
