@@ -107,10 +107,11 @@ class Method:
         loop = Loop(forward, state, redraft)
         if self.graphs is None:
             return loop
-        # What a closure holds would not be moved onto the tensors of a recording.
-        is_own = self.rule is not verify or getattr(redraft, "__closure__", None) is not None
+        # What it holds is moved onto the tensors of a recording where it says what that is.
+        holder = getattr(redraft, "__self__", None)
+        is_known = redraft is keep or hasattr(holder, "READ_BY_ITERATIONS")
         obstacle = "a rule or re-drafting of your own may keep values on the host"
-        return self.graphs.run(loop, obstacle if is_own else None)
+        return self.graphs.run(loop, None if self.rule is verify and is_known else obstacle)
 
     @property
     def is_corrected(self) -> bool:

@@ -379,9 +379,9 @@ def test_a_denoised_window_is_its_twin(
         )
     position = torch.tensor([0, 2, 100], device=device)
     tolerance = 2e-6 if dtype == torch.float32 else 2.0**-7
-    embeddings, steps = table[torch.zeros(3, 5, dtype=torch.int64, device=device)], None
+    steps = torch.zeros(3, 5, dtype=torch.int64, device=device)
+    embeddings = table[steps]
     for length, width in (([5, 5, 5], 5), ([1, 3, 5], 5), ([2, 1, 1], 4)):
-        steps = torch.zeros(3, 5, dtype=torch.int64, device=device) if steps is None else steps
         slots = torch.randint(20, (3, width + 1), generator=generator).to(device)
         slide = torch.tensor(length, device=device)
         position = position + slide
@@ -399,7 +399,6 @@ def test_a_denoised_window_is_its_twin(
         torch.testing.assert_close(heard[0], inputs[0], rtol=tolerance, atol=tolerance)
         assert torch.equal(heard[1][:3, 1:], steps[:, :-1] > 0)
         assert torch.equal(heard[0][~heard[1]], table[slots[:, :-1]].repeat(2, 1, 1)[~heard[1]])
-    assert steps is not None
     assert (steps > 0).any()
 
 
