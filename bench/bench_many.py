@@ -3,7 +3,8 @@
     python bench/bench_many.py                # both tables, from this machine
     python bench/bench_many.py --docs         # writes them into docs/scale.md, too
 
-Drawn are held-out captions with the embedded model and its corrector; pixels are not counted.
+Drawn are held-out captions with the embedded model, and with its corrector where the table does not
+say otherwise; pixels are not counted.
 Seconds are processor time on one thread, so that what else the machine does counts little; every
 figure is the fastest of `--rounds` runs, which take turns.
 """
@@ -25,7 +26,6 @@ sys.path.insert(0, str(ROOT))
 
 import torch  # noqa: E402
 
-from sjd2.config import DecodingConfig  # noqa: E402
 from sjd2.demo.scenes import held_out_captions  # noqa: E402
 from sjd2.files import write_json, write_text  # noqa: E402
 from sjd2.models import family_of  # noqa: E402
@@ -37,7 +37,7 @@ from sjd2.sampler.queue import QueueStats, decode_queue  # noqa: E402
 RESULTS = ROOT / "bench" / "results" / "many-cpu.json"
 PAGE = ROOT / "docs" / "scale.md"
 BATCHES = (1, 2, 4, 8, 16, 32)
-REFILLED = (8, 16)
+REFILLED = ((8, True), (16, True), (8, False))  # rows, and whether with the corrector
 WINDOWS = (4, 8, 16, 24, 32, 48, 64)
 TOKEN_BY_TOKEN = "ar"
 FEWEST = 8  # pictures: one that takes twice the forwards of others must not decide
@@ -60,8 +60,8 @@ class Bench:
     def draw(
         self, pictures: int, rows: int, settings: dict[str, Any], **options: Any
     ) -> QueueStats:
-        """The queue's account of the first pictures."""
-        method, _ = method_of(self.pipeline.model, DecodingConfig(**settings))
+        """The queue's account of the first pictures; `settings` as for `accelerate`."""
+        method, _ = method_of(self.pipeline.model, **settings)
         asked = [(self.requests[at % len(self.requests)], at) for at in range(pictures)]
         started = time.process_time()
         stats = decode_queue(self.family, asked, method, rows, lambda drawn: None, **options)
@@ -82,11 +82,11 @@ def fastest(calls: dict[str, Callable[[], QueueStats]], rounds: int) -> dict[str
 def refilling(bench: Bench, pictures: int, rounds: int) -> list[dict[str, Any]]:
     """Batches that end together, and a queue: rows of the first table."""
     rows = []
-    settings = {"window": 16}
-    for batch in REFILLED:
+    for batch, corrected in REFILLED:
+        settings = {"window": 16} if corrected else {"window": 16, "corrector": None}
         found = fastest(
             {
-                name: lambda refill=refill, batch=batch: bench.draw(
+                name: lambda refill=refill, batch=batch, settings=settings: bench.draw(
                     pictures, batch, settings, refill=refill
                 )
                 for name, refill in (("batches", False), ("queue", True))
@@ -96,6 +96,7 @@ def refilling(bench: Bench, pictures: int, rounds: int) -> list[dict[str, Any]]:
         rows += [
             {
                 "batch": batch,
+                "corrected": corrected,
                 "way": name,
                 "forwards": (one.forward_passes + one.prefill_passes) / pictures,
                 "batch_forwards": one.forward_passes / pictures,
@@ -131,12 +132,14 @@ def windows(bench: Bench, rounds: int) -> list[dict[str, Any]]:
 def report(found: dict[str, Any]) -> str:
     """Both tables."""
     lines = [
-        "| batch | | forwards a picture | and of prompts | tokens a forward | pictures a second |",
-        "|---|---|---|---|---|---|",
+        "| batch | corrector | | forwards a picture | and of prompts | tokens a forward "
+        "| pictures a second |",
+        "|---|---|---|---|---|---|---|",
     ]
     for row in found.get("refilling", []):
         lines.append(
-            f"| {row['batch']} | {row['way']} | {row['batch_forwards']:.2f} | "
+            f"| {row['batch']} | {'yes' if row['corrected'] else 'no'} | {row['way']} | "
+            f"{row['batch_forwards']:.2f} | "
             f"{row['forwards'] - row['batch_forwards']:.2f} | "
             f"{row['tokens_per_forward']:.1f} | {row['pictures_per_second']:.2f} |"
         )

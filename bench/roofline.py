@@ -8,8 +8,8 @@
 A forward takes as long as reading what it reads or as computing what it computes, whichever is
 longer, at the peaks that vendors state: no launch, no Python, no kernel that falls short. So times
 are lower bounds, and what counts is their ratio. Nothing here was measured but the step compression
-(`bench/results/decode-cpu.json`, the embedded model with its corrector), and models of other sizes
-will have another.
+(`bench/results/corrector-cpu.json`, the embedded model with its corrector), and models of other
+sizes will have another.
 """
 
 from __future__ import annotations
@@ -26,12 +26,14 @@ sys.path.insert(0, str(ROOT))
 
 from drawing import put_between, table  # noqa: E402
 
-from sjd2.config import auto_window  # noqa: E402
+from sjd2.config import DecodingConfig, auto_window  # noqa: E402
 
 PAGE = ROOT / "docs" / "gpu.md"
-MEASURED = ROOT / "bench" / "results" / "decode-cpu.json"
+MEASURED = ROOT / "bench" / "results" / "corrector-cpu.json"
 PROMPT = 64  # tokens in front of a picture
 BYTES = 2  # of a weight, an activation or a cached value: 16 bits
+PASSES = DecodingConfig().passes("cuda")
+RANK = 192  # of a corrector
 
 
 @dataclass(frozen=True)
@@ -131,8 +133,15 @@ def forward(model: Decoder, batch: int, window: int) -> Cost:
 
 
 def library(model: Decoder, batch: int, window: int) -> Cost:
-    """What sjd2 adds: logits of this forward and the last one, each read twice."""
-    return Cost(4 * batch * model.copies * window * model.codes * BYTES, 0.0)
+    """What sjd2 adds: distributions of this forward and the last one, each read twice.
+
+    The verification reads them for every row, and a pass of the corrector for every picture. A pass
+    also reads its own weights, and multiplies by them.
+    """
+    distributions, weights = window * model.codes, model.codes * RANK
+    verified = 4 * batch * model.copies * distributions
+    corrected = 4 * batch * distributions + weights
+    return Cost((verified + PASSES * corrected) * BYTES, PASSES * 2 * batch * distributions * RANK)
 
 
 @dataclass(frozen=True)
@@ -172,11 +181,11 @@ def predict(
 
 def measured() -> dict[int, float]:
     """Step compression of the embedded model with its corrector, by window."""
-    found = json.loads(MEASURED.read_text())
+    rows = json.loads(MEASURED.read_text())["rows"]
     return {
         row["window"]: row["step_compression"]
-        for row in found["rows"]
-        if row["method"] == "corrected maximal" and row["batch"] == found["batch"]
+        for row in rows
+        if (row["method"], row["passes"]) == ("corrected maximal", str(PASSES))
     }
 
 
@@ -211,7 +220,8 @@ Tokens of a forward from which computing takes longer than reading the weights: 
 
 Made by `python bench/roofline.py --docs`: 16 bits, the middle of a picture, the window of
 `window="auto"`. The speed-up is over token by token in the same batch, by the step compression
-that the embedded model has with its corrector at the nearest measured window ({near_by})."""
+that the embedded model has with {PASSES} passes of its corrector at the nearest measured window
+({near_by})."""
 
 
 def main() -> None:

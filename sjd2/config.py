@@ -65,8 +65,8 @@ class DecodingConfig:
         schedule: how their noise levels are spaced, "karras" or "linear".
         corrector_passes: how often the corrector, if there is one, goes over a window between two
             forwards: at least once, all columns at a time, or "sweep": one column after another, or
-            "auto": 2 on a CPU, where passes are arithmetic, and 4 elsewhere, where they are
-            launches.
+            "auto": 2 on a CPU, where a pass takes as long as some layers of a small model, and 8
+            elsewhere, where it should take a hundredth of a forward.
         exact: False makes "sjd2" follow the rules of the paper to the letter, to reproduce it. They
             are biased: what is drawn is no longer quite the model's.
         backend: "auto", "triton" or "eager"; see `sjd2 info`.
@@ -146,7 +146,7 @@ class DecodingConfig:
     def passes(self, device: str) -> int | Literal["sweep"]:
         """Passes of a corrector on a type of device."""
         if self.corrector_passes == "auto":
-            return 2 if device == "cpu" else 4
+            return 2 if device == "cpu" else 8
         return self.corrector_passes
 
 
@@ -157,18 +157,18 @@ def auto_window(device: str, rows: int) -> int:
     save forwards, but cost more than they save. On a CPU, 128 slots (measured with the embedded
     model, docs/scale.md), of which a row gets at most 32 and never below 8, which are still faster
     than token by token there. On a GPU, 256 slots (by the roofline of its arithmetic and its
-    memory, not measured), at most 64 for a row, down to one, which is token by token.
+    memory, not measured), at most 96 for a row, down to one, which is token by token.
 
     Args:
         device: type, as torch names it.
         rows: fed in one forward, at least 1; with guidance two for every picture.
 
     Returns:
-        Slots, 1 to 64.
+        Slots, 1 to 96.
     """
     if device == "cpu":
         return max(8, min(32, 128 // rows))
-    return max(1, min(64, 256 // rows))
+    return max(1, min(96, 256 // rows))
 
 
 def checked_seed(seed: object) -> int:

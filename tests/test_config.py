@@ -61,7 +61,7 @@ def test_the_window_never_exceeds_the_picture() -> None:
     """Kills: slots behind the end of the picture; more than one slot for method "ar"."""
     assert DecodingConfig(window=500).slots(64, "cuda") == 64
     assert DecodingConfig(window=500).slots(576, "cpu") == 500
-    assert DecodingConfig().slots(576, "cuda") == 64
+    assert DecodingConfig().slots(576, "cuda") == 96
     assert DecodingConfig().slots(10, "cuda") == 10
     assert DecodingConfig(method="ar", window=32).slots(64, "cpu") == 1
 
@@ -80,8 +80,8 @@ def test_auto_is_a_function_of_the_device_and_the_rows() -> None:
     """Kills: a window that grows with the batch, or that knows nothing of it; no way down to ar."""
     rows = (1, 2, 4, 8, 16, 32, 64, 128, 200, 1000)
     assert [auto_window("cpu", one) for one in rows] == [32, 32, 32, 16, 8, 8, 8, 8, 8, 8]
-    assert [auto_window("cuda", one) for one in rows] == [64, 64, 64, 32, 16, 8, 4, 2, 1, 1]
-    assert [DecodingConfig().passes(device) for device in ("cpu", "cuda")] == [2, 4]
+    assert [auto_window("cuda", one) for one in rows] == [96, 96, 64, 32, 16, 8, 4, 2, 1, 1]
+    assert [DecodingConfig().passes(device) for device in ("cpu", "cuda")] == [2, 8]
     assert [DecodingConfig(corrector_passes=3).passes(device) for device in ("cpu", "cuda")] == [
         3,
         3,

@@ -51,6 +51,7 @@ class FinetuneSettings(TrainingSettings):
 
     steps: int = 600
     batch: int = 8
+    learning_rate: float = 5e-4
     full: bool = False
     rank: int = 16
     denoising_steps: int = 4

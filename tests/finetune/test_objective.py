@@ -15,20 +15,22 @@ from sjd2.models import family_of
 from tests.finetune.test_packing import INPUTS, SAMPLING
 
 
-def test_the_loss_of_windows_is_the_divergence_from_the_truth(
+def test_the_loss_of_windows_is_how_often_noisy_drafts_are_rejected(
     janus: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Kills: a divergence the wrong way round, and windows behind the picture learned from."""
+    """Kills: a distance that is none, windows behind the picture or clean slots learned from."""
     predicted, truth = torch.randn(2, 2, 1, 3, 5).log_softmax(-1)
-    valid = torch.tensor([[[True, True, False]], [[True, False, False]]])
+    valid = torch.tensor([[[True, True, False]], [[True, True, False]]])
+    level = torch.tensor([[[0.0, 0.5, 1.0]], [[0.5, 1.0, 1.0]]])
     monkeypatch.setattr(objective, "packed_log_probs", lambda *args: (predicted, truth))
     learner = WindowObjective(family_of(janus), sjd2.new_adapter(janus), SAMPLING)
     nothing = torch.zeros(2, 1)
-    loss = learner(INPUTS, nothing, Windows(nothing, nothing, nothing, valid))
-    apart = torch.nn.functional.kl_div(predicted, truth, reduction="none", log_target=True)
-    torch.testing.assert_close(loss["loss"], apart.sum(-1)[valid].mean())
-    variation = (predicted.exp() - truth.exp()).abs().sum(-1) / 2
-    torch.testing.assert_close(loss["total_variation"], variation[valid].mean())
+    loss = learner(INPUTS, nothing, Windows(nothing, nothing, level, valid))
+    accepted = torch.minimum(predicted, truth).exp().sum(-1)
+    expected = [1 - accepted[0, 0, 1], 1 - accepted[1, 0, 0], 1 - accepted[1, 0, 1]]
+    torch.testing.assert_close(loss["loss"], torch.stack(expected).mean())
+    clean = learner(INPUTS, nothing, Windows(nothing, nothing, 0 * level, valid))
+    assert clean["loss"] == 0
 
 
 def test_one_caption_in_ten_is_left_out(janus: Any) -> None:

@@ -29,6 +29,7 @@ from tests.fake_gpu import FakeGpu, Launch, StrayTensorError, obstacle
 # Launches of an iteration outside of the model's layers, at most: whoever needs fewer lowers these.
 PLAIN = 8
 CORRECTED_TWICE = 16
+CORRECTED_BY_DEFAULT = 28
 DENOISED = 9
 CORRECTED_TWICE_AND_DENOISED = 17
 
@@ -271,11 +272,12 @@ def test_a_mistake_in_the_loop_is_found(
     assert gpu.settlings == 0
 
 
-LAUNCHES: dict[str, tuple[tuple[str, ...], int]] = {
-    "plain": ((), PLAIN),
-    "corrected twice": (("corrector",), CORRECTED_TWICE),
-    "denoised": (("adapter",), DENOISED),
-    "both": (("adapter", "corrector"), CORRECTED_TWICE_AND_DENOISED),
+LAUNCHES: dict[str, tuple[tuple[str, ...], dict[str, int], int]] = {
+    "plain": ((), {}, PLAIN),
+    "corrected": (("corrector",), {}, CORRECTED_BY_DEFAULT),
+    "corrected twice": (("corrector",), {"corrector_passes": 2}, CORRECTED_TWICE),
+    "denoised": (("adapter",), {}, DENOISED),
+    "both": (("adapter", "corrector"), {"corrector_passes": 2}, CORRECTED_TWICE_AND_DENOISED),
 }
 
 
@@ -295,9 +297,8 @@ def test_launches_outside_of_the_layers(
     name: str, model: Any, companions: Companions, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Kills: an operation slipped in beside the kernels, in any of the loop's parts."""
-    kinds, bound = LAUNCHES[name]
+    kinds, options, bound = LAUNCHES[name]
     gpu = FakeGpu(monkeypatch, model)
-    options = {"corrector_passes": 2} if "corrector" in kinds else {}
     gpu.generate(asks(), companions.only(kinds), window=8, **options)
     assert len(gpu.steady()) == 8
     at_most(bound, gpu.steady())
