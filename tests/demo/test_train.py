@@ -71,6 +71,7 @@ def _same_result(one: Path, other: Path) -> None:
         assert curves[0] == curves[1]
 
 
+@pytest.mark.slow
 def test_stopped_after_every_step_it_ends_the_same(uninterrupted: Path, tmp_path: Path) -> None:
     runs = 0
     while not train(tmp_path, TINY, CPU, resume=True, out_of_time=lambda: True):

@@ -99,7 +99,7 @@ def check_the_same(janus: Any, options: dict[str, Any], **call: Any) -> Tape:
 
 
 # Interpreted kernels are slow: the fast suite replays what differs in kind.
-FAST = ("ar", "corrected", "sjd2, corrected")
+FAST = ("ar", "sjd2, corrected")
 CASES = [
     pytest.param(mode, rows, length, marks=() if is_fast else pytest.mark.slow)
     for mode in MODES
@@ -138,7 +138,11 @@ def test_replay_without_guidance() -> None:
 
 
 @pytest.mark.parametrize(
-    "mode", ["corrected", pytest.param("sjd2, corrected", marks=pytest.mark.slow)]
+    "mode",
+    [
+        "maximal",
+        *(pytest.param(m, marks=pytest.mark.slow) for m in ("corrected", "sjd2, corrected")),
+    ],
 )
 def test_a_later_call_of_the_same_shape_records_nothing(mode: str) -> None:
     """Kills: a recording that reads the tensors of the call that made it; a result overwritten."""
@@ -159,6 +163,7 @@ def test_a_later_call_of_the_same_shape_records_nothing(mode: str) -> None:
         assert torch.equal(one, other)
 
 
+@pytest.mark.slow
 def test_recorded_tensors_stay_where_they_are(monkeypatch: pytest.MonkeyPatch) -> None:
     """Kills: a state that takes a new tensor between two replays."""
     janus = small_janus()

@@ -84,9 +84,16 @@ METHODS: dict[str, dict[str, Any]] = {
     "sjd2 corrected": {"method": "sjd2", "corrected": True},
     "sjd2 as published": {"method": "sjd2", "exact": False},
 }
+SLOW_METHODS = ("corrected sweep", "sjd2 as published")
 
 
-@pytest.mark.parametrize("name", METHODS)
+@pytest.mark.parametrize(
+    "name",
+    [
+        pytest.param(name, marks=pytest.mark.slow if name in SLOW_METHODS else ())
+        for name in METHODS
+    ],
+)
 def test_a_picture_is_the_same_alone_and_from_a_queue(janus: Any, name: str) -> None:
     """Kills: iterations counted by the batch, a window cut by others, the noise, the cache
     or the distributions of the picture before left in a row, a gate set for other rows."""
