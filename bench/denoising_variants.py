@@ -365,13 +365,16 @@ BEST = (
 # Drawn once more at the widest window, from as many captions that nothing was chosen on.
 CONFIRMED = (
     "sjd maximal",
+    "sjd2, K = 2",
     "sjd2, K = 2, adapter untrained",
     f"{STUCK}, adapter untrained",
     "corrected maximal",
+    "sjd2, K = 2, corrected",
     "sjd2, K = 2, adapter untrained, corrected",
 )
 FINALISTS = (
     "K = 1",
+    "K = 4",
     "K = 1, adapter untrained",
     "K = 1, adapter untrained, corrected",
     "K = 2, gumbel, adapter untrained",

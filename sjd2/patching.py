@@ -92,8 +92,8 @@ def accelerate(
         adapter: the denoising adapter of method "sjd2": one of `new_adapter`, the folder of one,
             "auto" for the one that the model carries, if any (it was accelerated with it, or its
             weights were read from a folder with an adapter/ in it), or None for none. One that
-            "auto" finds is left out by method "auto" where it measured slower than none, and, with
-            a warning, where it does not belong to these weights.
+            "auto" finds is left out by method "auto" where it measured slower than none or there is
+            a corrector, and, with a warning, where it does not belong to these weights.
         corrector: what re-drafts windows between forwards: one of `new_corrector`, a folder, "auto"
             or None likewise. It changes speed only.
         force: take an adapter or a corrector that is named although its fingerprint is of other

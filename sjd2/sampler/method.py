@@ -186,8 +186,10 @@ def resolve(config: DecodingConfig, companions: Companions | None = None) -> Met
             f"{wanted}: needs a denoising adapter; the model carries none, and none was named"
         )
     if adapter is not None and config.method == "auto" and config.exact:
-        # An adapter that was found beside the model is used where it measured faster.
-        adapter = adapter if companions.adapter_is_named or adapter.is_faster else None
+        # One that was found beside the model is used where it measured faster. That was measured
+        # without a corrector, with which noise is the slower start (docs/ablation.md).
+        is_faster = adapter.is_faster and corrector is None
+        adapter = adapter if companions.adapter_is_named or is_faster else None
     if adapter is None or config.method == "sjd":
         method = Method("sjd", config, config.backend, graphs=graphs)
     else:

@@ -93,7 +93,7 @@ def test_auto_is_what_measured_faster(
     janus: Any, adapter: Adapter, tmp_path: Path, with_noise: float, auto: str
 ) -> None:
     """Kills: a measurement that is not kept, or the wrong way round; an adapter that was asked for
-    by name and is not used.
+    by name and is not used, or beside a corrector that it was not measured with.
     """
 
     def method(model: Any, **options: Any) -> str:
@@ -110,5 +110,10 @@ def test_auto_is_what_measured_faster(
     assert method(read) == auto
     assert method(read, method="sjd2") == "sjd2"
     assert method(read, exact=False) == "sjd2"
+    # Noise and a corrector together were not measured, and are for who asks for both.
+    both = {"corrector": sjd2.new_corrector(read)}
+    assert method(read, **both) == "sjd"
+    assert method(read, method="sjd2", **both) == "sjd2"
     read = sjd2.restore(read)
     assert method(read, adapter=tmp_path / "adapter") == "sjd2"
+    assert method(read, adapter=tmp_path / "adapter", **both) == "sjd2"
