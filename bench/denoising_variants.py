@@ -333,6 +333,7 @@ SCREENED = {
 
 
 STUCK = "K = 1, when stuck for 8, behind column 0"
+MEANS = "K = 2, from level 0.5 and the mean of the last column's distribution"
 SCREENED |= {
     f"{name}, adapter untrained": replace(one, untrained=True)
     for name, one in {**BASELINES, **SCREENED}.items()
@@ -366,6 +367,7 @@ BEST = (
 CONFIRMED = (
     "sjd maximal",
     "sjd2, K = 2",
+    MEANS,
     "sjd2, K = 2, adapter untrained",
     f"{STUCK}, adapter untrained",
     "corrected maximal",
@@ -380,8 +382,11 @@ FINALISTS = (
     "K = 2, gumbel, adapter untrained",
     "K = 2, gumbel, adapter untrained, corrected",
     "K = 4, adapter untrained",
+    "K = 1, behind column 32",
     "K = 1, behind column 80",
     "K = 2, from level 0.25",
+    MEANS,
+    "K = 2, from level 0.5 and the mean of the distribution above",
     *(STUCK.replace("8", patience, 1) for patience in ("4", "6", "12")),
     "K = 1, when stuck for 8, behind column 8",
     "K = 1, when stuck for 16, behind column 8",

@@ -8,8 +8,8 @@
 A forward takes as long as reading what it reads or as computing what it computes, whichever is
 longer, at the peaks that vendors state: no launch, no Python, no kernel that falls short. So times
 are lower bounds, and what counts is their ratio. Nothing here was measured but the step compression
-(`bench/results/corrector-cpu.json`, the embedded model with its corrector), and models of other
-sizes will have another.
+(`bench/results/`, the embedded model with its corrector), and models of other sizes will have
+another.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ from drawing import put_between, table  # noqa: E402
 from sjd2.config import DecodingConfig, auto_window  # noqa: E402
 
 PAGE = ROOT / "docs" / "gpu.md"
-MEASURED = ROOT / "bench" / "results" / "corrector-cpu.json"
+MEASURED = ROOT / "bench" / "results"
 PROMPT = 64  # tokens in front of a picture
 BYTES = 2  # of a weight, an activation or a cached value: 16 bits
 PASSES = DecodingConfig().passes("cuda")
@@ -180,13 +180,16 @@ def predict(
 
 
 def measured() -> dict[int, float]:
-    """Step compression of the embedded model with its corrector, by window."""
-    rows = json.loads(MEASURED.read_text())["rows"]
-    return {
-        row["window"]: row["step_compression"]
-        for row in rows
-        if (row["method"], row["passes"]) == ("corrected maximal", str(PASSES))
-    }
+    """Step compression of the embedded model with its corrector, by window.
+
+    With the passes of a GPU where that was measured, else with those of a CPU, which are fewer.
+    """
+    found = {}
+    for name, passes in (("decode", None), ("corrector", str(PASSES))):
+        for row in json.loads((MEASURED / f"{name}-cpu.json").read_text())["rows"]:
+            if row["method"] == "corrected maximal" and row.get("passes") == passes:
+                found[row["window"]] = row["step_compression"]
+    return found
 
 
 HEAD = ("", "model", "GPU", "batch", "window", "token", "window's forward", "iteration", "speed-up")
@@ -220,8 +223,8 @@ Tokens of a forward from which computing takes longer than reading the weights: 
 
 Made by `python bench/roofline.py --docs`: 16 bits, the middle of a picture, the window of
 `window="auto"`. The speed-up is over token by token in the same batch, by the step compression
-that the embedded model has with {PASSES} passes of its corrector at the nearest measured window
-({near_by})."""
+that the embedded model has with its corrector at the nearest measured window: {near_by},
+with {PASSES} passes from W = 64 on and two below."""
 
 
 def main() -> None:
