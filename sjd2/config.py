@@ -93,7 +93,7 @@ class DecodingConfig:
     verify: Verification = "ratio"
     coupling: Coupling = "maximal"
     start: Start = "neighbour"
-    denoising_steps: int = 4
+    denoising_steps: int = 2
     schedule: Schedule = "karras"
     corrector_passes: CorrectorPasses = "auto"
     exact: bool = True

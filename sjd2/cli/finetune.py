@@ -74,7 +74,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--denoising-steps",
         type=values.count,
         metavar="K",
-        help="forwards from pure noise to a token (default: 4)",
+        help="forwards from pure noise to a token (default: 2)",
     )
     parser.add_argument("--schedule", choices=get_args(Schedule), help="(default: linear)")
     parser.add_argument(

@@ -72,7 +72,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--denoising-steps",
         type=values.count,
         metavar="K",
-        help="forwards of sjd2 from pure noise to a token (default: 4)",
+        help="forwards of sjd2 from pure noise to a token (default: 2)",
     )
     decoding.add_argument(
         "--schedule",

@@ -54,7 +54,7 @@ class FinetuneSettings(TrainingSettings):
     learning_rate: float = 5e-4
     full: bool = False
     rank: int = 16
-    denoising_steps: int = 4
+    denoising_steps: int = 2
     schedule: Schedule = "linear"
     windows: int = 4
     reuse: int = 8
