@@ -188,8 +188,8 @@ def resolve(config: DecodingConfig, companions: Companions | None = None) -> Met
     if adapter is not None and config.method == "auto" and config.exact:
         # One that was found beside the model is used where it measured faster. That was measured
         # without a corrector, with which noise is the slower start (docs/ablation.md).
-        is_faster = adapter.is_faster and corrector is None
-        adapter = adapter if companions.adapter_is_named or is_faster else None
+        is_wanted = companions.adapter_is_named or (corrector is None and adapter.is_faster)
+        adapter = adapter if is_wanted else None
     if adapter is None or config.method == "sjd":
         method = Method("sjd", config, config.backend, graphs=graphs)
     else:
