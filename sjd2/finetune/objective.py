@@ -14,6 +14,7 @@ from __future__ import annotations
 from typing import Any
 
 import torch
+import torch.distributed as dist
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 
@@ -57,9 +58,20 @@ class WindowObjective(nn.Module):
             request.sampling.guidance_scale,
         )
         variation = 0.5 * (truth.exp() - predicted.exp()).abs().sum(dim=-1)
-        noisy = windows.valid & (windows.timestep > 0)
-        # Of all slots: a mean of the noisy ones would weigh those of every process differently.
-        return {"loss": variation[noisy].sum() / windows.valid.sum()}
+        noisy = variation[windows.valid & (windows.timestep > 0)]
+        return {"loss": noisy.sum() / _mean_count(noisy)}
+
+
+def _mean_count(some: Tensor) -> Tensor:
+    """How many entries a process has on average: sums divided by it average to the mean of all.
+
+    Sync: with several processes, waits for the others.
+    """
+    count = torch.tensor(float(max(1, len(some))), device=some.device)
+    if dist.is_available() and dist.is_initialized():
+        dist.all_reduce(count)
+        count /= dist.get_world_size()
+    return count
 
 
 class NextCleanToken(nn.Module):

@@ -101,9 +101,7 @@ def test_the_adapter_learns_and_the_model_stays(tmp_path: Path) -> None:
     """Kills: a frozen model that is trained; a loss that nothing can lower."""
     model, _, history = run(tmp_path, replace(TINY, steps=40, learning_rate=1e-2, evaluate_every=5))
     losses = [entry["loss"] for entry in history["log"] if "loss" in entry]
-    # Halves: how many slots of a batch are noisy, and have a loss, varies.
-    half = len(losses) // 2
-    assert sum(losses[half:]) < 0.9 * sum(losses[:half])
+    assert losses[-1] < 0.9 * losses[0]
     before, after = tiny_janus().state_dict(), model.state_dict()
     assert all(torch.equal(before[name], after[name]) for name in before)
     assert sjd2.load_adapter(tmp_path).measured == history["step_compression"]
