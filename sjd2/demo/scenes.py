@@ -1,7 +1,7 @@
 """Captioned 96x96 pictures: shaded shapes on textured ground, with a held-out set of combinations.
 
 The pictures are small enough for a four-million-parameter model: objects stand upright, their
-centres on a lattice of 8 pixels, in one of two sizes, and those side by side at one height. And
+centres on a lattice of 4 pixels, in one of two sizes, and no two at one height. And
 they are busy enough to be a fair test: the ground is lit, textured and unpredictable from one 4x4
 patch to the next, as in a photograph.
 
@@ -21,7 +21,7 @@ import random
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cache
-from itertools import product
+from itertools import combinations, product
 from typing import Any, Literal
 
 import numpy as np
@@ -31,7 +31,6 @@ from sjd2.demo.captions import (
     COLOUR_NAMES,
     RELATIONS,
     SHAPES,
-    SIZE_WORDS,
     UNSAID,
     VOCABULARY,
     Facts,
@@ -77,10 +76,12 @@ COLOURS = {
 }
 
 RADII = {"small": 14.0, "large": 22.0}  # in pixels, by the size a caption names
-LATTICE = 8.0  # centres lie on multiples of this, two sides of a token
+LATTICE = 4.0  # centres lie on multiples of this, the side of a token
 REACH = 1.15  # no shape extends beyond this many radii from its centre
 GAP = 4.0  # least distance in pixels between two objects
-BORDER = 2.0  # least distance in pixels between an object and the edge of the picture
+BORDER = 7.0  # least distance in pixels between an object and the edge of the picture
+APART = {1: 0.0, 2: 28.0, 3: 20.0}  # least difference in pixels of the heights of so many equals
+STEP = 16.0  # in pixels, how much lower the right one of two side by side stands at least
 
 
 @dataclass(frozen=True)
@@ -108,8 +109,9 @@ class Scene:
 # Sampling: draw a combination of the split, then places for its objects.
 
 
-_WEIGHTS = (3, 4, 3)  # how often a single object, a pair and equals are drawn
-_SIZES = (None, None, *SIZE_WORDS)  # of a single object, each as often
+_WEIGHTS = (3, 5, 2)  # how often a single object, a pair and equals are drawn
+_RELATION_WEIGHTS = (2, 2, 1, 1)  # side by side is harder to learn than one above the other
+_SIZES = (None, None, "small", "large", "large")  # of a single object, each as often
 
 
 def _sample_facts(rng: random.Random) -> Facts:
@@ -117,7 +119,8 @@ def _sample_facts(rng: random.Random) -> Facts:
     kind = rng.choices(("single", "pair", "equals"), _WEIGHTS)[0]
     if kind == "pair":
         first, second = rng.sample(nouns, 2)
-        return Facts((Noun(*first), Noun(*second)), 2, rng.choice(RELATIONS))
+        relation = rng.choices(RELATIONS, _RELATION_WEIGHTS)[0]
+        return Facts((Noun(*first), Noun(*second)), 2, relation)
     noun = rng.choice(nouns)
     if kind == "single":
         return Facts((Noun(*noun, size=rng.choice(_SIZES)),), 1)
@@ -141,15 +144,19 @@ def _place(rng: random.Random, reaches: list[float]) -> list[tuple[float, float]
 
 
 def _stands(relation: str | None, places: list[tuple[float, float]]) -> bool:
-    """Whether the first place is clearly `relation` the second.
+    """Whether the first place is clearly `relation` the second, and objects come one by one.
 
-    Side by side is at one height: so it is the left one whose tokens come first, and not either.
+    They stand at heights of their own, the left one of two side by side above the right one, so
+    that the tokens of one begin well before those of the next. A model that has to begin two in one
+    row mixes them up, and of equal ones draws too many.
     """
     if relation is None:
-        return True
+        apart = APART[len(places)]
+        return all(abs(y - z) >= apart for (_, y), (_, z) in combinations(places, 2))
     dx, dy = places[1][0] - places[0][0], places[1][1] - places[0][1]
     if relation in ("left of", "right of"):
-        return dy == 0 and (dx > 0) == (relation == "left of")
+        lower = dy if dx > 0 else -dy  # the right one
+        return (dx > 0) == (relation == "left of") and STEP <= lower < abs(dx) / 2
     return (dy if relation == "above" else -dy) > 2 * abs(dx)
 
 
