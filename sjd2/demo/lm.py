@@ -38,7 +38,7 @@ from sjd2.progress import Progress
 class LMSettings:
     """How the language model is trained; the defaults made the weights in the package."""
 
-    steps: int = 2400
+    steps: int = 3600
     batch: int = 32
     muon_rate: float = 5e-3
     adamw_rate: float = 2e-3

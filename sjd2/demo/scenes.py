@@ -1,16 +1,16 @@
 """Captioned 96x96 pictures: shaded shapes on textured ground, with a held-out set of combinations.
 
 The pictures are small enough for a four-million-parameter model: objects stand upright, their
-centres on a lattice of 4 pixels, in one of two sizes, and no two at one height. And
-they are busy enough to be a fair test: the ground is lit, textured and unpredictable from one 4x4
-patch to the next, as in a photograph.
+centres on a lattice of 4 pixels, in one of two sizes, and no two at one height. And they are busy
+enough to be a fair test: the ground is lit, textured and unpredictable from one 4x4 patch to the
+next, as in a photograph.
 
 Captions (module `captions`) are lower-case words and single spaces; `VOCABULARY` lists every word.
 
-Held out of training is one *combination* in about eight, by a checksum of its name (`is_held_out`):
+Held out of training is one *combination* in about eight (`is_held_out`):
 (colour, shape) of a single object that is not large, the unordered pair of (colour, shape) of two
 related objects, and (count, colour, shape) of equal objects. Every colour of every shape in every
-size still occurs in training, though not in every kind of scene: no blue ring stands alone there,
+size still occurs in training, though not in every kind of scene: no green ring stands alone there,
 but many in pairs. Of large objects, which only stand alone, sentences are held out instead.
 
 A single object whose caption says no size is drawn as small ones are.
@@ -109,7 +109,7 @@ class Scene:
 # Sampling: draw a combination of the split, then places for its objects.
 
 
-_WEIGHTS = (3, 5, 2)  # how often a single object, a pair and equals are drawn
+_WEIGHTS = (3, 5, 3)  # how often a single object, a pair and equals are drawn
 _RELATION_WEIGHTS = (2, 2, 1, 1)  # side by side is harder to learn than one above the other
 _SIZES = (None, None, "small", "large", "large")  # of a single object, each as often
 

@@ -25,7 +25,7 @@ from transformers import JanusForConditionalGeneration, JanusProcessor
 from sjd2.checkpoint import load_state, save_state
 from sjd2.demo import digest
 from sjd2.demo.build import build_generation_config, build_model, build_processor, save
-from sjd2.demo.captions import VOCABULARY
+from sjd2.demo.captions import FORMS, VOCABULARY
 from sjd2.demo.codebook import make_codebook
 from sjd2.demo.evaluate import captions_by_form, pass_rate, passes
 from sjd2.demo.lm import LMSettings, train_lm
@@ -46,9 +46,9 @@ class Settings:
     validation: int = 128  # held-out scenes for the cross entropy
     measured: int = 200  # held-out scenes for the errors of the picture tokenizer
     captions_per_form: int = 40  # held-out captions for the final pass rates; 0 skips them
-    tuning_captions: int = 100  # other held-out captions, to choose how to sample
+    tuning_captions: int = 40  # other held-out captions of each form, to choose how to sample
     # Candidates: guidance, and how many of the 512 codes to draw from (0 is all).
-    sampling: tuple[tuple[float, int], ...] = ((1.25, 0), (1.5, 0), (2.0, 0))
+    sampling: tuple[tuple[float, int], ...] = ((1.25, 0), (1.375, 0), (1.5, 0))
     vq: VQSettings = field(default_factory=VQSettings)
     lm: LMSettings = field(default_factory=LMSettings)
 
@@ -135,7 +135,8 @@ def _tune(
 
     Each rate is kept as soon as it is known; a single candidate is taken without trying it.
     """
-    tuning = held_out_captions(settings.tuning_captions, seed=1)
+    of_each = settings.tuning_captions
+    tuning = [caption for form in FORMS for caption in held_out_captions(of_each, 1, form)]
     path, seed = kept / "checker.pt", settings.seed
     rates: dict[str, float] = load_state(path) or {}
     for guidance, top_k in settings.sampling if len(settings.sampling) > 1 else ():
