@@ -46,7 +46,7 @@ class Facts:
     relation: str | None = None
 
     def combination(self) -> str:
-        """The name `is_held_out` judges by: without relation, and the order of a pair forgotten."""
+        """The name of what is held out or not: no relation, and the order of a pair forgotten."""
         names = sorted(f"{noun.colour} {noun.shape}" for noun in self.nouns)
         if len(names) == 2:
             return " and ".join(names)

@@ -216,7 +216,7 @@ def test_training_keeps_every_part_of_a_combination():
 
 
 def test_of_each_count_training_lacks_one_shape_of_a_colour_at_most():
-    """Kills: a checksum, which left rings alone to learn three green objects from."""
+    """Kills: a checksum, which left two of five shapes to learn three green objects from."""
     of_one_noun = [f for f in (*SINGLES, *EQUALS) if is_held_out(f)]
     for part in ("colour", "shape"):
         lacking = Counter((facts.count, getattr(facts.nouns[0], part)) for facts in of_one_noun)
