@@ -45,8 +45,8 @@ class Settings:
     scenes: int = 65_536  # training scenes of the language model
     validation: int = 128  # held-out scenes for the cross entropy
     measured: int = 200  # held-out scenes for the errors of the picture tokenizer
-    captions_per_form: int = 40  # held-out captions for the final pass rates; 0 skips them
-    tuning_captions: int = 40  # other held-out captions of each form, to choose how to sample
+    captions_per_form: int = 200  # held-out captions for the final pass rates; 0 skips them
+    tuning_captions: int = 40  # those of other scenes, of each form, to choose how to sample
     # Candidates: guidance, and how many of the 512 codes to draw from (0 is all).
     sampling: tuple[tuple[float, int], ...] = ((1.25, 0), (1.375, 0), (1.5, 0))
     vq: VQSettings = field(default_factory=VQSettings)
