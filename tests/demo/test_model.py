@@ -163,16 +163,12 @@ def test_codes_lie_on_the_unit_sphere(loaded: Loaded) -> None:
 
 
 def test_metrics_say_what_was_measured() -> None:
-    """Kills: weights that were shipped before the checker passed them, or not in every form.
-
-    The aim is 95 % of each form; equal objects in a number and pairs side by side are below it.
-    """
+    """Kills: weights that were shipped before the checker passed them, or not in every form."""
     metrics = json.loads((WEIGHTS / "metrics.json").read_text())
     forms = metrics["checker"]["forms"]
     assert set(forms) == {*FORMS, "every object"}
     assert all(form["captions"] >= 40 for form in forms.values())
-    assert [name for name, one in forms.items() if one["passed"] < 0.8 * one["captions"]] == []
-    assert sum(one["passed"] for one in forms.values()) >= 0.93 * 470
+    assert [name for name, one in forms.items() if one["passed"] < 0.95 * one["captions"]] == []
     assert forms["every object"]["captions"] == 70
     assert forms["every object"]["passed"] >= 67
     assert metrics["tokenizer"]["perplexity"] >= 0.6 * 512
