@@ -3,8 +3,8 @@
 Five stages: the codes of picture patches (`codebook`), the tokenizer that tells and paints them
 (`vq`), the training scenes as tokens (`tokens`), the language model (`lm`), and the choice of
 guidance and top-k with the final measurement (`evaluate`). Three hours and twenty minutes on two
-CPU cores. Kill it whenever you like; `--resume` goes on from the last checkpoint and ends at the weights of an
-uninterrupted run.
+CPU cores. Kill it whenever you like; `--resume` goes on from the last checkpoint and ends at the
+weights of an uninterrupted run.
 """
 
 import argparse
