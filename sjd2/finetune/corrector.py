@@ -47,7 +47,7 @@ class CorrectorSettings(TrainingSettings):
         dropout: of the inner width.
     """
 
-    steps: int = 2000
+    steps: int = 3000
     rank: int = 192
     columns: int = 2048
     passes: int | Literal["sweep"] = 2
