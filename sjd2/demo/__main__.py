@@ -30,7 +30,7 @@ def demo() -> int:
 def captions() -> list[str]:
     """Captions whose combinations training never showed."""
     # Seeds 0 and 1 measured the model and chose its guidance; 11 has captions of every kind.
-    return held_out_captions(PICTURES, seed=11)
+    return held_out_captions(PICTURES, seed=29)
 
 
 def _python() -> str:
